@@ -1,0 +1,62 @@
+# make serve   a chat server on 127.0.0.1:8080 (ARGS="--log-level debug" passes more, LISTEN="--port 0" replaces the address)
+# make test    every check and every test
+# make lint | types | unit | more-pythons   the parts of it
+# make lock    the pinned dependencies anew (ARGS=--upgrade: to the newest)
+# PYTHON=python3.13 picks the interpreter; otherwise the first of 3.11 or newer that starts.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+export PYTHON
+VENV := .venv-test
+LISTEN := --host 127.0.0.1 --port 8080
+BIN := $(VENV)/bin/python
+SOURCES := $(wildcard src tests benchmarks)
+
+.PHONY: help serve test lint types unit more-pythons lock clean test-venv node
+
+help:
+	@sed -n 's/^# \(make\|PYTHON\)/\1/p' Makefile
+
+serve:
+	@.ci/venv .venv requirements/serve.txt
+	@exec .venv/bin/python -m roomhub serve $(LISTEN) $(ARGS)
+
+test: lint types unit more-pythons
+
+lint: test-venv
+	$(BIN) -m ruff check $(SOURCES)
+	$(BIN) -m ruff format --check $(SOURCES)
+	@# The locks pin by hash and name no place to fetch from.
+	@! grep -nE '://|--(extra-)?index-url|--find-links' requirements/*.txt
+	@! grep -nE '"resolved"' tests/node/package-lock.json
+
+types: test-venv
+	$(BIN) -m mypy --strict src tests
+	@.ci/type-completeness $(VENV)
+
+# A file that is run by itself: make unit ARGS=tests/core/test_room.py (then without the demand on coverage).
+unit: test-venv node
+ifeq ($(ARGS),)
+	$(BIN) -m coverage run -m pytest
+	$(BIN) -m coverage report
+else
+	$(BIN) -m pytest $(ARGS)
+endif
+
+more-pythons: test-venv node
+	@.ci/more-pythons $(BIN) 3.11 3.12 3.13
+
+test-venv:
+	@.ci/venv $(VENV) requirements/test.txt
+
+node:
+	@.ci/node
+
+lock:
+	@.ci/lock $(ARGS)
+
+clean:
+	rm -rf .venv .venv-* build dist tests/node/node_modules .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,92 @@
+"""Orders of the embedding program to the hub. A malformed one raises ``ValueError`` before anything has changed."""
+
+from collections.abc import Hashable
+from typing import Generic, TypeAlias
+
+from typing_extensions import TypeVar
+
+from roomhub.core.errors import KICKED, CloseReason
+
+__all__ = ["CloseRoom", "Command", "Drain", "Enter", "Exit", "Kick", "Publish"]
+
+
+C_co = TypeVar("C_co", bound=Hashable, covariant=True)
+
+
+class Publish:
+    """Say something in a room, as ``username`` or, by default, as nobody.
+
+    ``ref`` is handed back with the message's position by a ``Settle`` effect, None asks for none. A room that does not
+    exist is made for the message and freed again: nobody is there to hear it.
+    """
+
+    __slots__ = ("content", "ref", "room", "username")
+
+    def __init__(self, room: str, content: str, username: str = "", *, ref: Hashable = None) -> None:
+        self.room = room
+        self.content = content
+        self.username = username
+        self.ref = ref
+
+    def __repr__(self) -> str:
+        return f"Publish({self.room!r}, {self.content!r}, {self.username!r})"
+
+
+class Enter(Generic[C_co]):
+    """Let a connected client join a room, as if it had asked. ``client`` is the transport's handle."""
+
+    __slots__ = ("client", "room")
+
+    def __init__(self, client: C_co, room: str) -> None:
+        self.client = client
+        self.room = room
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.client!r}, {self.room!r})"
+
+
+class Exit(Enter[C_co]):
+    """Let a client leave a room, as if it had asked. Nothing happens if it is not there."""
+
+    __slots__ = ()
+
+
+class Kick:
+    """Put a user out of a room, or of every room (``room`` None): all their connections.
+
+    A connection that is in no other room is closed with ``reason``, after what was said up to now.
+    """
+
+    __slots__ = ("reason", "room", "user")
+
+    def __init__(self, user: str, room: str | None = None, *, reason: CloseReason = KICKED) -> None:
+        self.user = user
+        self.room = room
+        self.reason = reason
+
+    def __repr__(self) -> str:
+        return f"Kick({self.user!r}, {self.room!r})"
+
+
+class CloseRoom:
+    """Put everybody out of a room and forget it. Nothing happens if there is none of that name."""
+
+    __slots__ = ("room",)
+
+    def __init__(self, room: str) -> None:
+        self.room = room
+
+    def __repr__(self) -> str:
+        return f"CloseRoom({self.room!r})"
+
+
+class Drain:
+    """Take in nobody from now on, and close every connection with the reason ``draining``."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "Drain()"
+
+
+Command: TypeAlias = Publish | Enter[C_co] | Exit[C_co] | Kick | CloseRoom | Drain

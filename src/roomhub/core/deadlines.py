@@ -1,0 +1,79 @@
+"""Deadlines of constant delay: the oldest armed is always the next to end.
+
+One ordered mapping per kind. Arming, moving and cancelling are O(1): ``OrderedDict`` keeps a linked list, while a
+plain dict whose oldest key is taken out again and again scans the holes it leaves (30 µs at 100,000 keys).
+
+A deadline that traffic keeps pushing back (a peer was heard) need not move at every message: whoever arms it notes the
+time and arms anew when it ends too early.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from typing import Generic
+
+from typing_extensions import TypeVar
+
+__all__ = ["Deadlines"]
+
+Key = TypeVar("Key", bound=Hashable)
+Kind = TypeVar("Kind", bound=Hashable)
+
+
+class Deadlines(Generic[Kind, Key]):
+    """For every kind a constant delay in seconds, for every (kind, key) at most one end.
+
+    A kind whose delay is ``inf`` is never armed, so it costs nothing.
+    """
+
+    __slots__ = ("_delays", "_ends")
+
+    def __init__(self, delays_s: dict[Kind, float]) -> None:
+        self._delays = delays_s
+        self._ends: dict[Kind, OrderedDict[Key, float]] = {kind: OrderedDict() for kind in delays_s}
+
+    def arm(self, kind: Kind, key: Key, now: float) -> None:
+        """Let (kind, key) end one delay after ``now``, instead of at any end it had."""
+        delay = self._delays[kind]
+        if delay == math.inf:
+            return
+        ends = self._ends[kind]
+        ends[key] = now + delay
+        ends.move_to_end(key)
+
+    def cancel(self, kind: Kind, key: Key) -> None:
+        """Forget (kind, key); nothing happens if it is not armed."""
+        self._ends[kind].pop(key, None)
+
+    def cancel_all(self, key: Key) -> None:
+        """Forget every kind of ``key``."""
+        for ends in self._ends.values():
+            ends.pop(key, None)
+
+    def is_armed(self, kind: Kind, key: Key) -> bool:
+        return key in self._ends[kind]
+
+    def next(self) -> float:
+        """The next end, ``inf`` if nothing is armed. O(kinds)."""
+        soonest = math.inf
+        for ends in self._ends.values():
+            if ends:
+                end = ends[next(iter(ends))]
+                if end < soonest:
+                    soonest = end
+        return soonest
+
+    def expired(self, now: float) -> Sequence[tuple[Kind, Key]]:
+        """Take out and return everything that has ended by ``now``, oldest first within a kind."""
+        done: list[tuple[Kind, Key]] = []
+        for kind, ends in self._ends.items():
+            while ends:
+                key = next(iter(ends))
+                if ends[key] > now:
+                    break
+                del ends[key]
+                done.append((kind, key))
+        return done
+
+    def __len__(self) -> int:
+        return sum(map(len, self._ends.values()))

@@ -1,0 +1,93 @@
+"""Orders that come out of the hub, in the imperative. Apply them in order, before the next event goes in."""
+
+from collections.abc import Hashable
+from typing import Generic, TypeAlias
+
+from typing_extensions import TypeVar
+
+from roomhub.core.errors import CloseReason
+from roomhub.core.message import Message, Position
+
+__all__ = ["Announce", "Authorize", "Close", "Effect", "Probe", "Report", "Settle"]
+
+C = TypeVar("C", bound=Hashable)
+
+
+class Close(Generic[C]):
+    """Pull until empty, write it, close with the reason; then say ``Disconnected``."""
+
+    __slots__ = ("client", "reason")
+
+    def __init__(self, client: C, reason: CloseReason) -> None:
+        self.client = client
+        self.reason = reason
+
+    def __repr__(self) -> str:
+        return f"Close({self.client!r}, {self.reason.name})"
+
+
+class Probe(Generic[C]):
+    """Find out whether the peer lives: on a WebSocket, send a ping."""
+
+    __slots__ = ("client",)
+
+    def __init__(self, client: C) -> None:
+        self.client = client
+
+    def __repr__(self) -> str:
+        return f"Probe({self.client!r})"
+
+
+class Authorize(Generic[C]):
+    """Ask whether ``username`` may join; answer with ``Authorized`` or ``Denied``. Only if ``Hub.authorizes``."""
+
+    __slots__ = ("client", "room", "username")
+
+    def __init__(self, client: C, room: str, username: str) -> None:
+        self.client = client
+        self.room = room
+        self.username = username
+
+    def __repr__(self) -> str:
+        return f"Authorize({self.client!r}, {self.room!r}, {self.username!r})"
+
+
+class Announce:
+    """A message wants to become a fact; answer with ``Published`` or ``Refused``. Only if ``Hub.announces``."""
+
+    __slots__ = ("message", "ref")
+
+    def __init__(self, message: Message, ref: Hashable) -> None:
+        self.message = message
+        self.ref = ref
+
+    def __repr__(self) -> str:
+        return f"Announce({self.message!r})"
+
+
+class Report:
+    """Tell the program what happened in a room: a chat, a user's arrival or departure. Only if ``Hub.reports``."""
+
+    __slots__ = ("message",)
+
+    def __init__(self, message: Message) -> None:
+        self.message = message
+
+    def __repr__(self) -> str:
+        return f"Report({self.message!r})"
+
+
+class Settle:
+    """Tell whoever gave ``ref`` with a ``Publish`` where the message stands; None if it was refused."""
+
+    __slots__ = ("position", "ref")
+
+    def __init__(self, ref: Hashable, position: Position | None) -> None:
+        self.ref = ref
+        self.position = position
+
+    def __repr__(self) -> str:
+        return f"Settle({self.ref!r}, {self.position!r})"
+
+
+Effect: TypeAlias = Close[C] | Probe[C] | Authorize[C] | Announce | Report | Settle

@@ -1,0 +1,194 @@
+"""Facts that go into the hub, in the past tense. One event is one fact; the hub never changes it.
+
+``C`` is the transport's own handle for a connection: anything hashable, compared as a dict compares.
+"""
+
+from collections.abc import Hashable, Sequence
+from typing import Generic, TypeAlias
+
+from typing_extensions import TypeVar
+
+from roomhub.core.codec import Lane
+from roomhub.core.message import Message
+
+__all__ = [
+    "Authorized",
+    "Blocked",
+    "ClockSet",
+    "Connected",
+    "Denied",
+    "Disconnected",
+    "Event",
+    "Heard",
+    "Published",
+    "Received",
+    "Refused",
+    "Ticked",
+    "Writable",
+]
+
+C_co = TypeVar("C_co", bound=Hashable, covariant=True)
+
+
+class _OfClient(Generic[C_co]):
+    __slots__ = ("client",)
+
+    def __init__(self, client: C_co) -> None:
+        self.client = client
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.client!r})"
+
+
+class Connected(Generic[C_co]):
+    """A connection is open and speaks its dialect.
+
+    Args:
+        client: the transport's handle.
+        lane: how it is written to.
+        username: its name, already checked with ``username_fault``; also its identity key.
+        rooms: rooms to join at once.
+        address: where it comes from, for the statistics and the cap per address.
+        shares: True if the transport writes what ``Hub.share`` hands it; otherwise it is named by ``Hub.ready`` and pulls.
+    """
+
+    __slots__ = ("address", "client", "lane", "rooms", "shares", "username")
+
+    def __init__(
+        self,
+        client: C_co,
+        lane: Lane,
+        username: str,
+        rooms: Sequence[str] = (),
+        *,
+        address: str = "",
+        shares: bool = False,
+    ) -> None:
+        self.client = client
+        self.lane = lane
+        self.username = username
+        self.rooms = rooms
+        self.address = address
+        self.shares = shares
+
+    def __repr__(self) -> str:
+        return f"Connected({self.client!r}, {self.username!r}, rooms={tuple(self.rooms)!r})"
+
+
+class Received(Generic[C_co]):
+    """One whole text message of a peer came in."""
+
+    __slots__ = ("client", "text")
+
+    def __init__(self, client: C_co, text: str) -> None:
+        self.client = client
+        self.text = text
+
+    def __repr__(self) -> str:
+        return f"Received({self.client!r}, {self.text!r})"
+
+
+class Heard(_OfClient[C_co]):
+    """The peer lives: a pong, a ping or a part of a message came in."""
+
+    __slots__ = ()
+
+
+class Blocked(_OfClient[C_co]):
+    """The peer's transport took only a part of a write and now waits. Said again when some of the rest went out."""
+
+    __slots__ = ()
+
+
+class Writable(_OfClient[C_co]):
+    """All that was handed to the transport is written; it can take more."""
+
+    __slots__ = ()
+
+
+class Disconnected(_OfClient[C_co]):
+    """The connection is over, however it ended. The last fact about a client."""
+
+    __slots__ = ()
+
+
+class Authorized(Generic[C_co]):
+    """The answer to ``Authorize``: the client may join."""
+
+    __slots__ = ("client", "room")
+
+    def __init__(self, client: C_co, room: str) -> None:
+        self.client = client
+        self.room = room
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.client!r}, {self.room!r})"
+
+
+class Denied(Authorized[C_co]):
+    """The answer to ``Authorize``: the client may not join."""
+
+    __slots__ = ()
+
+
+class Published:
+    """The answer to ``Announce``: the message is a fact, perhaps rewritten; it takes its place in the room now."""
+
+    __slots__ = ("message", "ref")
+
+    def __init__(self, message: Message, ref: Hashable = None) -> None:
+        self.message = message
+        self.ref = ref
+
+    def __repr__(self) -> str:
+        return f"Published({self.message!r})"
+
+
+class Refused:
+    """The answer to ``Announce``: the message shall not be."""
+
+    __slots__ = ("message", "ref")
+
+    def __init__(self, message: Message, ref: Hashable = None) -> None:
+        self.message = message
+        self.ref = ref
+
+    def __repr__(self) -> str:
+        return f"Refused({self.message!r})"
+
+
+class ClockSet:
+    """The wall clock: ``unix_ms`` is the time that goes with this event's ``now``."""
+
+    __slots__ = ("unix_ms",)
+
+    def __init__(self, unix_ms: int) -> None:
+        self.unix_ms = unix_ms
+
+    def __repr__(self) -> str:
+        return f"ClockSet({self.unix_ms})"
+
+
+class Ticked:
+    """Time has come: once a tick before anything is written, and when ``Hub.next_deadline`` is reached."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "Ticked()"
+
+
+Event: TypeAlias = (
+    Connected[C_co]
+    | Received[C_co]
+    | Heard[C_co]
+    | Blocked[C_co]
+    | Writable[C_co]
+    | Disconnected[C_co]
+    | Authorized[C_co]
+    | Denied[C_co]
+    | Published
+    | Refused
+    | ClockSet
+    | Ticked
+)

@@ -1,0 +1,867 @@
+"""The hub: a pure state machine. Facts and orders go in through ``handle``, orders come out of it.
+
+    effects = hub.handle(event_or_command, now)     apply them in order, before the next goes in
+    hub.handle(Ticked(), now)                       once a tick, before anything is written
+    while (share := hub.share(64)): ...             one chunk for many clients (those that said ``shares``)
+    for client in hub.ready(): ...                  the others: each pulls until it gets nothing
+
+What a peer sends never raises. What the caller does wrong (an order with a bad room name, a client connected twice)
+raises before anything has changed.
+"""
+
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeAlias
+
+from typing_extensions import TypeVar, assert_never
+
+from roomhub.core import errors, presence
+from roomhub.core.codec import Chat, Chunk, Frame, Join, Leave, wire_bytes
+from roomhub.core.commands import CloseRoom, Command, Drain, Enter, Exit, Kick, Publish
+from roomhub.core.deadlines import Deadlines
+from roomhub.core.effects import Announce, Authorize, Close, Effect, Probe, Report, Settle
+from roomhub.core.errors import CloseReason
+from roomhub.core.events import (
+    Authorized,
+    Blocked,
+    ClockSet,
+    Connected,
+    Denied,
+    Disconnected,
+    Event,
+    Heard,
+    Published,
+    Received,
+    Refused,
+    Ticked,
+    Writable,
+)
+from roomhub.core.limits import Limits
+from roomhub.core.message import CHAT, Message, Position
+from roomhub.core.names import room_fault, username_fault
+from roomhub.core.room import Member, Room
+from roomhub.core.session import Session, State
+
+__all__ = ["Hub", "Share", "Statistics"]
+
+C = TypeVar("C", bound=Hashable)
+
+PLAIN_ROSTER_INTERVALS: Final = 2
+"""A large room's plain roster goes out once in this many ``presence_interval_s`` (once a second by default)."""
+
+Timer: TypeAlias = Literal["ping", "silence", "idle", "write", "roster"]
+
+
+class Share(NamedTuple, Generic[C]):
+    """One chunk and the clients that get it, each of which wants exactly this next."""
+
+    chunk: Chunk
+    clients: Sequence[C]
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """The hub's numbers at one moment; counts run from its beginning.
+
+    Attributes:
+        connections, rooms, members: how many there are now; a connection is a member of each of its rooms.
+        messages_in: text messages received from clients.
+        messages_published: chat messages that took a place in a room.
+        messages_dropped: received and given no place: refused, or said by a client that is in no room.
+        deliveries: frames handed out, one a message and recipient.
+        bytes_in, bytes_out: text received and frames handed out, in bytes (of UTF-8, where they are text).
+        lag_messages: how far the slowest client is behind its room.
+        evictions: connections the hub closed, by the reason's name.
+        refusals: connections and joins it did not let in, by the reason's name.
+    """
+
+    connections: int
+    rooms: int
+    members: int
+    messages_in: int
+    messages_published: int
+    messages_dropped: int
+    deliveries: int
+    bytes_in: int
+    bytes_out: int
+    lag_messages: int
+    evictions: dict[str, int]
+    refusals: dict[str, int]
+
+
+class Hub(Generic[C]):
+    """Rooms and the connections in them.
+
+    Args:
+        epoch: text that no other hub of this deployment, and no earlier run of this one, has; rooms' epochs begin with it.
+        limits: every bound.
+        room_rule: gives None for a good room name and otherwise what is wrong with it.
+
+    Attributes:
+        announces: give ``Announce`` for every message and wait for ``Published`` (a message hook, a backplane).
+        authorizes: give ``Authorize`` for every join and wait for ``Authorized``.
+        reports: give ``Report`` for every chat, arrival and departure.
+    """
+
+    def __init__(
+        self,
+        *,
+        epoch: str,
+        limits: Limits | None = None,
+        room_rule: Callable[[str], str | None] | None = None,
+    ) -> None:
+        self.limits = limits = limits or Limits()
+        self.announces = False
+        self.authorizes = False
+        self.reports = False
+        self._epoch = epoch
+        self._room_rule = room_rule or (lambda room: room_fault(room, max_bytes=limits.room_bytes))
+        self._incarnations = 0
+        self._draining = False
+        self._tick = 0
+        self._wall_offset_ms = 0.0
+        self._sessions: dict[C, Session[C]] = {}
+        self._addresses: Counter[str] = Counter()
+        self._rooms: dict[str, Room[C]] = {}
+        self._users: dict[str, dict[Session[C], None]] = {}
+        self._dirty: OrderedDict[Room[C], None] = OrderedDict()
+        self._pressing: dict[Room[C], None] = {}
+        self._grown: dict[Room[C], None] = {}
+        self._named: dict[C, None] = {}
+        self._effects: list[Effect[C]] = []
+        self._deadlines: Deadlines[Timer, Any] = Deadlines(
+            {
+                "ping": limits.ping_interval_s,
+                "silence": limits.pong_timeout_s,
+                "idle": limits.idle_timeout_s,
+                "write": limits.write_timeout_s,
+                "roster": limits.presence_interval_s * PLAIN_ROSTER_INTERVALS,
+            }
+        )
+        self._message_interval_s = 1 / limits.message_rate_per_s
+        self._message_burst_s = _burst_s(limits.message_burst, self._message_interval_s)
+        self._join_interval_s = 1 / limits.join_rate_per_s
+        self._join_burst_s = _burst_s(limits.join_burst, self._join_interval_s)
+        self._messages_in = self._published = self._dropped = 0
+        self._deliveries = self._bytes_in = self._bytes_out = 0
+        self._evictions: Counter[str] = Counter()
+        self._refusals: Counter[str] = Counter()
+        self._handlers: dict[type, Callable[[Any, float], None]] = {
+            Connected: self._connected,
+            Received: self._received,
+            Heard: self._heard,
+            Blocked: self._blocked,
+            Writable: self._writable,
+            Disconnected: self._disconnected,
+            Authorized: self._authorized,
+            Denied: self._denied,
+            Published: self._announced,
+            Refused: self._refused,
+            ClockSet: self._clock_set,
+            Ticked: self._ticked,
+            Publish: self._publish,
+            Enter: self._enter,
+            Exit: self._exit,
+            Kick: self._kick,
+            CloseRoom: self._close_room,
+            Drain: self._drain,
+        }
+
+    # -- the two ways in and out --------------------------------------------------------------------------------------
+
+    def handle(self, item: Event[C] | Command[C], now: float) -> Sequence[Effect[C]]:
+        """Take one fact or order; return the orders that follow from it.
+
+        Args:
+            item: an event or a command.
+            now: monotonic seconds.
+
+        Raises:
+            ValueError: a command with a bad room or user name or content, or ``Connected`` for a client that is here.
+            KeyError: ``Enter`` for a client that is not connected.
+            TypeError: something that is neither an event nor a command.
+        """
+        handler = self._handlers.get(type(item))
+        if handler is None:
+            raise TypeError(f"neither an event nor a command: {item!r}")
+        handler(item, now)
+        if not self._effects:
+            return ()
+        effects = self._effects
+        self._effects = []
+        return effects
+
+    def share(self, most_members: int = 256) -> Share[C] | None:
+        """Serve the next members of the next dirty room: one turn, rooms in rotation. None when all are served.
+
+        Args:
+            most_members: how many members a turn looks at; a flush with many turns can read sockets between them.
+
+        Raises:
+            ValueError: a turn of no members, which would never end.
+        """
+        if most_members < 1:
+            raise ValueError(f"most_members must be at least 1, not {most_members}")
+        while self._dirty:
+            turn = self._turn(most_members, name_all=False)
+            if turn is not None:
+                chunk, frames, clients = turn
+                self._deliveries += frames * len(clients)
+                self._bytes_out += wire_bytes(chunk) * len(clients)
+                return Share(chunk, clients)
+        return None
+
+    def ready(self) -> Sequence[C]:
+        """The clients that have something to pull; each is named at most once until it has pulled all of it."""
+        while self._dirty:
+            self._turn(256, name_all=True)
+        return self.take_named()
+
+    def take_named(self) -> Sequence[C]:
+        """As ``ready``, without serving any room: for a driver that serves them turn by turn with ``share``."""
+        if not self._named:
+            return ()
+        named = list(self._named)
+        self._named.clear()
+        return named
+
+    def pull(self, client: C) -> Chunk:
+        """The client's next frames, at least one and about ``chunk_bytes`` at most; falsy when it has all.
+
+        Pull until then, or say ``Blocked``. A client the hub closes gets its last frames so; an unknown client gets
+        nothing.
+        """
+        session = self._sessions.get(client)
+        if session is None:
+            return b""
+        members = session.members
+        if session.direct is None and len(members) == 1:
+            member = members[0]
+            start = member.cursor
+            if start == member.room.head:
+                return self._caught_up(session)
+            chunk, member.cursor = member.log.read(start, self.limits.chunk_bytes)
+            frames_count = member.cursor - start
+        else:
+            frames = self._gather(session)
+            if not frames:
+                return self._caught_up(session)
+            chunk = session.lane.join(frames)
+            frames_count = len(frames)
+        self._deliveries += frames_count
+        self._bytes_out += wire_bytes(chunk)
+        if not session.has_more:
+            self._caught_up(session)
+        # Entries that this dialect has no words for are read without a byte.
+        return chunk or self.pull(client)
+
+    def next_deadline(self) -> float:
+        """When ``handle(Ticked(), now)`` is due, in monotonic seconds; ``inf`` for never."""
+        return self._deadlines.next()
+
+    def is_backlogged(self, client: C) -> bool:
+        """Whether a room of the client's has more to serve to healthy members than one may lag by.
+
+        While it is so, do not read from the client: its words would only make the backlog longer.
+        """
+        if not self._pressing:
+            return False
+        session = self._sessions.get(client)
+        return session is not None and any(member.room in self._pressing for member in session.members)
+
+    @property
+    def presses(self) -> bool:
+        """Whether any room has so much to serve that a flush should come before more is read."""
+        return bool(self._pressing)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether there is nothing to share and nobody to name."""
+        return not self._dirty and not self._named
+
+    # -- questions ----------------------------------------------------------------------------------------------------
+
+    def rooms(self) -> Sequence[str]:
+        """The names of the rooms there are."""
+        return tuple(self._rooms)
+
+    def clients(self) -> Sequence[C]:
+        """The connections there are, those that are being closed too."""
+        return tuple(self._sessions)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no connection."""
+        return not self._sessions
+
+    def members(self, room: str) -> Sequence[str]:
+        """The users in a room in order of joining, each once; empty if there is no such room."""
+        found = self._rooms.get(room)
+        return tuple(found.users) if found else ()
+
+    def history(self, room: str, limit: float = math.inf) -> Sequence[Message]:
+        """The newest messages that the room keeps, oldest first."""
+        found = self._rooms.get(room)
+        return found.messages(limit, self._oldest_ms(found.ts_ms)) if found else ()
+
+    def refusal(self, address: str = "") -> CloseReason | None:
+        """Why a connection from ``address`` would not be taken now; None if it would."""
+        if self._draining:
+            return errors.DRAINING
+        if len(self._sessions) >= self.limits.connections:
+            return errors.OVER_CAPACITY
+        if address and self._addresses[address] >= self.limits.connections_per_address:
+            return errors.OVER_CAPACITY
+        return None
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    def state_of(self, client: C) -> State:
+        session = self._sessions.get(client)
+        return State.ABSENT if session is None else session.state
+
+    def statistics(self) -> Statistics:
+        """A copy of the numbers. O(rooms and clients that are behind)."""
+        return Statistics(
+            connections=len(self._sessions),
+            rooms=len(self._rooms),
+            members=sum(len(room.members) for room in self._rooms.values()),
+            messages_in=self._messages_in,
+            messages_published=self._published,
+            messages_dropped=self._dropped,
+            deliveries=self._deliveries,
+            bytes_in=self._bytes_in,
+            bytes_out=self._bytes_out,
+            lag_messages=max(
+                (room.head - member.cursor for room in self._rooms.values() for member in room.behind), default=0
+            ),
+            evictions=dict(self._evictions),
+            refusals=dict(self._refusals),
+        )
+
+    # -- events: connections ------------------------------------------------------------------------------------------
+
+    def _connected(self, event: Connected[C], now: float) -> None:
+        client = event.client
+        if client in self._sessions:
+            raise ValueError(f"{client!r} is connected already; a new connection needs a handle of its own")
+        refusal = self.refusal(event.address)
+        if refusal is None and username_fault(
+            event.username, max_bytes=self.limits.name_bytes, plain=not event.lane.v1
+        ):
+            refusal = errors.PROTOCOL
+        session = Session(client, event.lane, event.username, event.address, shares=event.shares, now=now)
+        self._sessions[client] = session
+        self._addresses[event.address] += 1
+        self._users.setdefault(event.username, {})[session] = None
+        if refusal is not None:
+            self._refuse(session, refusal)
+            return
+        deadlines = self._deadlines
+        deadlines.arm("ping", session, now)
+        deadlines.arm("silence", session, now)
+        deadlines.arm("idle", session, now)
+        for room in event.rooms:
+            if session.state is State.OPEN:
+                self._ask_to_join(session, room, now)
+
+    def _received(self, event: Received[C], now: float) -> None:
+        session = self._sessions.get(event.client)
+        if session is None or session.state is not State.OPEN:
+            return
+        text = event.text
+        self._messages_in += 1
+        if session.heard_at != now:
+            session.heard_at = now
+            self._deadlines.arm("silence", session, now)
+        self._deadlines.arm("idle", session, now)
+        due = session.message_allowance_s
+        if due < now:
+            due = now
+        if due - now > self._message_burst_s:
+            self._evict(session, errors.RATE_LIMITED, now)
+            return
+        session.message_allowance_s = due + self._message_interval_s
+        try:
+            self._bytes_in += wire_bytes(text)
+        except UnicodeEncodeError:
+            # No wire can carry a lone surrogate, but a program might; it would fail at the framing, for every member.
+            self._dropped += 1
+            return
+        request = session.lane.codec.decode(text)
+        match request:
+            case Chat():
+                self._chat(session, request, now)
+            case Join():
+                self._ask_to_join(session, request.room, now)
+            case Leave():
+                self._leave_room(session, request.room, now)
+            case _:
+                assert_never(request)
+
+    def _heard(self, event: Heard[C], now: float) -> None:
+        session = self._sessions.get(event.client)
+        if session is not None and session.state is State.OPEN:
+            session.heard_at = now
+            self._deadlines.arm("silence", session, now)
+
+    def _blocked(self, event: Blocked[C], now: float) -> None:
+        session = self._sessions.get(event.client)
+        if session is None or session.state is not State.OPEN:
+            return
+        if session.blocked_at_tick is None:
+            session.blocked_at_tick = self._tick
+            session.waiting = False
+            self._named.pop(session.client, None)
+            session.steer()
+            for member in session.members:
+                member.room.behind[member] = None
+        self._deadlines.arm("write", session, now)
+
+    def _writable(self, event: Writable[C], now: float) -> None:
+        session = self._sessions.get(event.client)
+        if session is None or session.state is not State.OPEN or session.blocked_at_tick is None:
+            return
+        session.blocked_at_tick = None
+        self._deadlines.cancel("write", session)
+        if session.has_more:
+            self._name(session)
+        else:
+            self._caught_up(session)
+
+    def _disconnected(self, event: Disconnected[C], now: float) -> None:
+        session = self._sessions.get(event.client)
+        if session is None:
+            return
+        session.direct = None
+        was_open = session.state is State.OPEN
+        session.state = State.ABSENT
+        if was_open:
+            self._vacate(session, now, keep_unread=False)
+            self._deadlines.cancel_all(session)
+        del self._sessions[event.client]
+        self._named.pop(event.client, None)
+        self._addresses[session.address] -= 1
+        if not self._addresses[session.address]:
+            del self._addresses[session.address]
+        sessions = self._users[session.username]
+        del sessions[session]
+        if not sessions:
+            del self._users[session.username]
+
+    def _authorized(self, event: Authorized[C], now: float) -> None:
+        session = self._sessions.get(event.client)
+        if session is not None and session.state is State.OPEN:
+            self._join(session, event.room, now)
+
+    def _denied(self, event: Denied[C], now: float) -> None:
+        session = self._sessions.get(event.client)
+        if session is not None and session.state is State.OPEN:
+            self._refuse_join(session, errors.FORBIDDEN)
+
+    # -- events: messages, time ---------------------------------------------------------------------------------------
+
+    def _announced(self, event: Published, now: float) -> None:
+        message = event.message
+        self._check_message(message.room, message.content, message.username)
+        # A copy: it gets its place, and whoever made the event may say it again.
+        own = Message(CHAT, message.room, message.user, message.username, message.content)
+        self._take_place(own, event.ref, now)
+
+    def _refused(self, event: Refused, now: float) -> None:
+        self._dropped += 1
+        if event.ref is not None:
+            self._effects.append(Settle(event.ref, None))
+
+    def _clock_set(self, event: ClockSet, now: float) -> None:
+        self._wall_offset_ms = event.unix_ms - now * 1000
+
+    def _ticked(self, event: Ticked, now: float) -> None:
+        self._tick += 1
+        for kind, key in self._deadlines.expired(now):
+            match kind:
+                case "ping":
+                    self._effects.append(Probe(key.client))
+                    self._deadlines.arm("ping", key, now)
+                case "silence":
+                    self._evict(key, errors.NO_PONG, now)
+                case "idle":
+                    self._evict(key, errors.IDLE, now)
+                case "write":
+                    self._evict(key, errors.SLOW_CONSUMER, now)
+                case "roster":
+                    if presence.has_news(key):
+                        self._tell_presence(key)
+                        self._deadlines.arm("roster", key, now)
+                case _:
+                    assert_never(kind)
+        while self._grown:
+            # Again for the notices of those put out.
+            self._judge_lag(now)
+
+    def _judge_lag(self, now: float) -> None:
+        """Put out who is too far behind. Only whoever refused a write in an earlier tick can be: others had no turn."""
+        limits = self.limits
+        grown, self._grown = self._grown, {}
+        slow = [
+            member.session
+            for room in grown
+            for member in room.behind
+            if member.session.blocked_at_tick is not None
+            and member.session.blocked_at_tick < self._tick
+            and (
+                room.head - member.cursor > (limits.v1_lag_messages if member.log.lane.v1 else limits.lag_messages)
+                or member.log.lag_bytes(member.cursor) > limits.lag_bytes
+            )
+        ]
+        for session in slow:
+            self._evict(session, errors.SLOW_CONSUMER, now)
+
+    def _judge_direct(self, session: Session[C], now: float) -> None:
+        if session.direct_bytes > self.limits.direct_bytes and session.blocked_at_tick is not None:
+            self._evict(session, errors.SLOW_CONSUMER, now)
+
+    # -- commands -----------------------------------------------------------------------------------------------------
+
+    def _publish(self, command: Publish, now: float) -> None:
+        self._check_message(command.room, command.content, command.username)
+        message = Message(CHAT, command.room, command.username, command.username, command.content)
+        if self.announces:
+            self._effects.append(Announce(message, command.ref))
+        else:
+            self._take_place(message, command.ref, now)
+
+    def _enter(self, command: Enter[C], now: float) -> None:
+        session = self._sessions.get(command.client)
+        if session is None:
+            raise KeyError(f"no connected client is {command.client!r}")
+        self._check_room_name(command.room)
+        if session.state is State.OPEN:
+            self._ask_to_join(session, command.room, now)
+
+    def _exit(self, command: Exit[C], now: float) -> None:
+        session = self._sessions.get(command.client)
+        if session is not None and session.state is State.OPEN:
+            self._leave_room(session, command.room, now)
+
+    def _kick(self, command: Kick, now: float) -> None:
+        if not isinstance(command.reason, CloseReason):
+            raise TypeError(f"reason must be a CloseReason, not {command.reason!r}")
+        for session in list(self._users.get(command.user, ())):
+            if session.state is not State.OPEN:
+                continue
+            if command.room is None:
+                self._evict(session, command.reason, now)
+            elif session.member_of(command.room) is not None:
+                if len(session.members) == 1:
+                    self._evict(session, command.reason, now)
+                else:
+                    self._leave_room(session, command.room, now)
+
+    def _close_room(self, command: CloseRoom, now: float) -> None:
+        room = self._rooms.get(command.room)
+        if room is None:
+            return
+        # Nobody stays to hear who left, so nobody is told: closing a room of n is n closes, not n² notices.
+        self._forget_room(room)
+        for member in list(room.members.values()):
+            session = member.session
+            self._leave(session, member, now, keep_unread=True, tell=False)
+            if not session.members:
+                self._close(session, errors.ROOM_CLOSED, self._evictions)
+
+    def _drain(self, command: Drain, now: float) -> None:
+        self._draining = True
+        for room in list(self._rooms.values()):
+            self._forget_room(room)
+        for session in list(self._sessions.values()):
+            if session.state is State.OPEN:
+                for member in session.members:
+                    self._leave(session, member, now, keep_unread=True, tell=False)
+                self._close(session, errors.DRAINING, self._evictions)
+
+    # -- joining and leaving ------------------------------------------------------------------------------------------
+
+    def _ask_to_join(self, session: Session[C], name: str, now: float) -> None:
+        due = max(session.join_allowance_s, now)
+        if due - now > self._join_burst_s:
+            self._refuse_join(session, errors.RATE_LIMITED)
+            return
+        session.join_allowance_s = due + self._join_interval_s
+        if self._room_rule(name) is not None:
+            self._refuse_join(session, errors.PROTOCOL)
+        elif self.authorizes:
+            self._effects.append(Authorize(session.client, name, session.username))
+        else:
+            self._join(session, name, now)
+
+    def _join(self, session: Session[C], name: str, now: float) -> None:
+        if session.member_of(name) is not None:
+            return
+        if len(session.members) >= self.limits.rooms_per_client:
+            self._refuse_join(session, errors.RATE_LIMITED)
+            return
+        room = self._rooms.get(name)
+        if room is None:
+            if len(self._rooms) >= self.limits.rooms:
+                self._refuse_join(session, errors.OVER_CAPACITY)
+                return
+            room = self._make_room(name)
+        user = session.username
+        if user in room.users:
+            # Nobody else hears of a further session; what others have yet to hear must not reach this one twice.
+            if presence.has_news(room):
+                self._tell_presence(room)
+            session.members += (room.enter(session),)
+            session.steer()
+            self._answer(session, presence.roster(room))
+            self._answer(session, presence.joined(room, user))
+            self._judge_direct(session, now)
+            return
+        session.members += (room.enter(session),)
+        session.steer()
+        presence.note_arrival(room, user)
+        if self.reports:
+            self._effects.append(Report(presence.joined(room, user)))
+        self._tell_presence_in_time(room, now)
+
+    def _leave_room(self, session: Session[C], name: str, now: float) -> None:
+        member = session.member_of(name)
+        if member is not None:
+            self._leave(session, member, now, keep_unread=True)
+            self._judge_direct(session, now)
+
+    def _leave(
+        self, session: Session[C], member: Member[C], now: float, *, keep_unread: bool, tell: bool = True
+    ) -> None:
+        """The one way out of a room. What the log held for the member until now becomes its own; then others hear."""
+        room = member.room
+        if keep_unread and member.cursor < room.head:
+            log = member.log
+            for frame in log.frames[member.cursor - log.base :]:
+                self._give(session, frame)
+        session.members = tuple(other for other in session.members if other is not member)
+        last = room.exit(member)
+        session.steer()
+        if last:
+            if self.reports:
+                self._effects.append(Report(presence.left(room, session.username)))
+            if tell and room.members:
+                presence.note_departure(room, session.username)
+                self._tell_presence_in_time(room, now)
+        self._free_if_empty(room)
+
+    def _vacate(self, session: Session[C], now: float, *, keep_unread: bool) -> None:
+        for member in session.members:
+            self._leave(session, member, now, keep_unread=keep_unread)
+
+    def _tell_presence_in_time(self, room: Room[C], now: float) -> None:
+        deadlines = self._deadlines
+        if len(room.members) <= self.limits.presence_batch_members:
+            self._tell_presence(room)
+        elif not deadlines.is_armed("roster", room):
+            self._tell_presence(room)
+            deadlines.arm("roster", room, now)
+
+    def _tell_presence(self, room: Room[C]) -> None:
+        for message in presence.news(room):
+            room.append(message)
+        self._soil(room)
+
+    # -- speaking -----------------------------------------------------------------------------------------------------
+
+    def _chat(self, session: Session[C], chat: Chat, now: float) -> None:
+        members = session.members
+        member = members[0] if chat.room is None and members else session.member_of(chat.room or "")
+        if member is None:
+            self._dropped += 1
+            return
+        room = member.room
+        room.speaker = member
+        message = Message(CHAT, room.name, session.username, session.username, chat.content)
+        if self.announces:
+            self._effects.append(Announce(message, None))
+        else:
+            self._append_chat(room, message, None, now)
+
+    def _take_place(self, message: Message, ref: Hashable, now: float) -> None:
+        room = self._rooms.get(message.room)
+        if room is not None:
+            self._append_chat(room, message, ref, now)
+            return
+        # Nobody is there to hear it; whoever waits for its position still gets one.
+        room = self._make_room(message.room)
+        self._append_chat(room, message, ref, now)
+        self._forget_room(room)
+
+    def _append_chat(self, room: Room[C], message: Message, ref: Hashable, now: float) -> None:
+        """The one path of a message into a room, whoever said it."""
+        if room.arrivals or room.departures:
+            # Nobody may be heard before it is said to be here.
+            self._tell_presence(room)
+        room.offset += 1
+        message.offset = room.offset
+        ts_ms = int(now * 1000 + self._wall_offset_ms)
+        if ts_ms < room.ts_ms:
+            ts_ms = room.ts_ms
+        room.ts_ms = message.ts_ms = ts_ms
+        room.append(message)
+        limits = self.limits
+        room.record(message, limits.log_messages, limits.log_bytes, self._oldest_ms(ts_ms))
+        self._published += 1
+        self._soil(room)
+        if self.reports:
+            self._effects.append(Report(message))
+        if ref is not None:
+            self._effects.append(Settle(ref, Position(room.epoch, room.offset)))
+
+    def _soil(self, room: Room[C]) -> None:
+        if room not in self._dirty:
+            self._dirty[room] = None
+        self._grown[room] = None
+        if room.head - room.floor > self.limits.lag_messages:
+            self._pressing[room] = None
+
+    def _oldest_ms(self, ts_ms: int) -> float:
+        return ts_ms - self.limits.log_age_s * 1000
+
+    # -- a session's own frames, and its end --------------------------------------------------------------------------
+
+    def _answer(self, session: Session[C], message: Message) -> None:
+        text = session.lane.codec.encode(message)
+        if text:
+            self._give(session, session.lane.direct(text))
+
+    def _give(self, session: Session[C], frame: Frame) -> None:
+        if session.direct is None:
+            session.direct = []
+        session.direct.append(frame)
+        session.direct_bytes += wire_bytes(frame)
+        self._name(session)
+
+    def _name(self, session: Session[C]) -> None:
+        if session.blocked_at_tick is None and not session.waiting:
+            session.waiting = True
+            self._named[session.client] = None
+        session.steer()
+
+    def _gather(self, session: Session[C]) -> list[Frame]:
+        """A chunk's worth of frames: first its own, then each room's in turn."""
+        budget = self.limits.chunk_bytes
+        frames: list[Frame] = []
+        direct = session.direct
+        if direct is not None:
+            taken = 0
+            while taken < len(direct):
+                size = wire_bytes(direct[taken])
+                if frames and size > budget:
+                    break
+                budget -= size
+                session.direct_bytes -= size
+                frames.append(direct[taken])
+                taken += 1
+            session.direct = direct[taken:] or None
+            if session.direct is not None:
+                return frames
+        for member in session.members:
+            log = member.log
+            for frame in log.frames[member.cursor - log.base :]:
+                size = wire_bytes(frame)
+                if frames and size > budget:
+                    return frames
+                budget -= size
+                frames.append(frame)
+                member.cursor += 1
+        return frames
+
+    def _caught_up(self, session: Session[C]) -> Chunk:
+        session.waiting = False
+        self._named.pop(session.client, None)
+        if session.blocked_at_tick is None:
+            for member in session.members:
+                member.room.catch_up(member)
+        session.steer()
+        return session.lane.join(())
+
+    def _refuse_join(self, session: Session[C], reason: CloseReason) -> None:
+        """A plain client asked for one room; without it there is nothing to stay for."""
+        if session.members:
+            self._refusals[reason.name] += 1
+        else:
+            self._refuse(session, reason)
+
+    def _refuse(self, session: Session[C], reason: CloseReason) -> None:
+        self._close(session, reason, self._refusals)
+
+    def _evict(self, session: Session[C], reason: CloseReason, now: float) -> None:
+        """Close a client and tell its rooms. What it had not read goes out before the close, unless it does not read."""
+        if session.state is not State.OPEN:
+            return
+        is_slow = reason is errors.SLOW_CONSUMER or reason is errors.NO_PONG
+        if is_slow:
+            session.direct = None
+        self._vacate(session, now, keep_unread=not is_slow)
+        self._close(session, reason, self._evictions)
+
+    def _close(self, session: Session[C], reason: CloseReason, counter: Counter[str]) -> None:
+        counter[reason.name] += 1
+        session.state = State.CLOSING
+        session.blocked_at_tick = None
+        session.waiting = True  # it is told to close, which says to pull
+        self._named.pop(session.client, None)
+        self._deadlines.cancel_all(session)
+        self._effects.append(Close(session.client, reason))
+
+    # -- rooms --------------------------------------------------------------------------------------------------------
+
+    def _turn(self, most_members: int, *, name_all: bool) -> tuple[Chunk, int, list[C]] | None:
+        room, _ = self._dirty.popitem(last=False)
+        turn = room.turn(most_members, self.limits.chunk_bytes, self._named, name_all=name_all)
+        if not room.settled:
+            self._dirty[room] = None
+        if room.head - room.floor <= self.limits.lag_messages:
+            self._pressing.pop(room, None)
+        return turn
+
+    def _check_message(self, room: str, content: str, username: str) -> None:
+        if room not in self._rooms:
+            self._check_room_name(room)
+        for name, text in (("content", content), ("username", username)):
+            if not isinstance(text, str):
+                raise TypeError(f"{name} must be text, not {text!r}")
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                # It would fail at the framing, for every member of the room.
+                raise ValueError(f"{name} must not hold a lone surrogate") from None
+
+    def _check_room_name(self, name: str) -> None:
+        fault = self._room_rule(name)
+        if fault is not None:
+            raise ValueError(f"room: {fault}")
+
+    def _make_room(self, name: str) -> Room[C]:
+        self._incarnations += 1
+        room = self._rooms[name] = Room(name, f"{self._epoch}.{self._incarnations}")
+        return room
+
+    def _free_if_empty(self, room: Room[C]) -> None:
+        if not room.members and self._rooms.get(room.name) is room:
+            self._forget_room(room)
+
+    def _forget_room(self, room: Room[C]) -> None:
+        del self._rooms[room.name]
+        self._dirty.pop(room, None)
+        self._grown.pop(room, None)
+        self._pressing.pop(room, None)
+        self._deadlines.cancel("roster", room)
+
+
+def _burst_s(burst: float, interval_s: float) -> float:
+    """How far ahead of time the next one may be due while ``burst`` are let through at once."""
+    # A hundredth of an interval more: sums of fractions must not make the last message of a burst one too many.
+    return math.inf if interval_s == 0 else max(0.0, (burst - 0.99) * interval_s)

@@ -1,0 +1,121 @@
+"""Every bound roomhub keeps, as one immutable table.
+
+A field's name carries its unit; its value is a number and ``math.inf`` means "no bound". Where two fields differ
+only by the prefix ``v1_``, the plain one is for clients of the plain dialect.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Self
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The bounds of one hub and of the transports in front of it.
+
+    Raises:
+        ValueError: a value is negative, NaN, or zero where zero would stop everything; the message names the field.
+        TypeError: a value is no number.
+    """
+
+    message_bytes: float = 512
+    """Largest inbound message of a plain client, in UTF-8 bytes; a larger one closes with 1009."""
+    v1_message_bytes: float = 65_536
+    lag_messages: float = 256
+    """How many room messages a blocked plain client may fall behind by before it is slow."""
+    v1_lag_messages: float = 1_024
+    lag_bytes: float = 1024 * 1024
+    """The same in bytes of rendered frames, for both dialects."""
+    chunk_bytes: float = 64 * 1024
+    """Most bytes one pull gives, unless a single frame is larger."""
+    direct_bytes: float = 256 * 1024
+    """Replies a client has not pulled yet; past it the client is slow."""
+    log_messages: float = 1_024
+    """What a room keeps in memory: messages, bytes of them, and their age."""
+    log_bytes: float = 1024 * 1024
+    log_age_s: float = math.inf
+    room_linger_s: float = 300
+    """How long an empty room that v1 clients used keeps its log; one used by plain clients alone goes at once."""
+    write_timeout_s: float = 10
+    """A blocked client without write progress for this long is slow."""
+    ping_interval_s: float = 54
+    pong_timeout_s: float = 60
+    """A client of which nothing, not even a pong, was heard for this long is gone."""
+    idle_timeout_s: float = math.inf
+    """A client whose user sent no message for this long is closed."""
+    handshake_timeout_s: float = 10
+    hello_timeout_s: float = 10
+    message_timeout_s: float = 30
+    """How long one inbound message may stay unfinished."""
+    fragments: float = 64
+    close_timeout_s: float = 5
+    drain_timeout_s: float = 5
+    send_buffer_bytes: float = 65_536
+    """SO_SNDBUF: without it the kernel alone holds megabytes for a client that does not read."""
+    name_bytes: float = 64
+    room_bytes: float = 64
+    meta_bytes: float = 2_048
+    message_rate_per_s: float = 50
+    message_burst: float = 250
+    join_rate_per_s: float = 10
+    join_burst: float = 50
+    error_burst: float = 20
+    rooms_per_client: float = 128
+    rooms: float = 100_000
+    connections_per_address: float = 256
+    connections: float = math.inf
+    header_bytes: float = 16 * 1024
+    headers: float = 100
+    target_bytes: float = 8 * 1024
+    typing_interval_s: float = 3
+    typing_timeout_s: float = 6
+    presence_grace_s: float = 10
+    presence_batch_members: float = 100
+    """Rooms with more members than this hear of joins and leaves in batches."""
+    presence_interval_s: float = 0.5
+    history_page: float = 100
+    session_ttl_s: float = 300
+    key_ttl_s: float = 300
+
+    def __post_init__(self) -> None:
+        for name in FIELD_NAMES:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{name} must be a number, not {value!r}")
+            if math.isnan(value) or value < 0 or (value == 0 and name not in _MAY_BE_ZERO):
+                raise ValueError(f"{name} must be more than 0 (inf for no bound), not {value!r}")
+        if not math.isfinite(self.send_buffer_bytes):
+            raise ValueError("send_buffer_bytes must be finite: it is the kernel's buffer a connection is given")
+        if self.ping_interval_s >= self.pong_timeout_s and math.isfinite(self.pong_timeout_s):
+            raise ValueError(
+                f"ping_interval_s ({self.ping_interval_s:g}) must be less than pong_timeout_s "
+                f"({self.pong_timeout_s:g}): a client that only listens would be cut before it is pinged"
+            )
+
+    def override(self, assignments: dict[str, str]) -> Self:
+        """A copy with fields replaced by numbers given as text, as ``serve --set NAME=VALUE`` has them.
+
+        Raises:
+            ValueError: an unknown field or a value that is no number in its range; the message names it.
+        """
+        values: dict[str, float] = {}
+        for name, text in assignments.items():
+            if name not in FIELD_NAMES:
+                close = [known for known in FIELD_NAMES if name.replace("_", "")[:5] in known.replace("_", "")]
+                hint = f"; did you mean {' or '.join(close[:3])}?" if close else ""
+                raise ValueError(f"no limit is called {name!r}{hint}")
+            try:
+                values[name] = int(text)
+            except ValueError:
+                try:
+                    values[name] = float(text)
+                except ValueError:
+                    raise ValueError(f"{name} must be a number or inf, not {text!r}") from None
+        return dataclasses.replace(self, **values)
+
+
+FIELD_NAMES = tuple(field.name for field in dataclasses.fields(Limits))
+_MAY_BE_ZERO = frozenset({"room_linger_s", "presence_grace_s", "presence_interval_s", "session_ttl_s", "key_ttl_s"})

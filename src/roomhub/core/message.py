@@ -1,0 +1,72 @@
+"""What is said in a room, and where it stands in the room's log."""
+
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+__all__ = ["CHAT", "ONLINE_USERS", "USER_JOINED", "USER_LEFT", "Kind", "Message", "Position", "Record"]
+
+Kind: TypeAlias = Literal["chat", "user_joined", "user_left", "online_users"]
+# Strings, not an Enum: an Enum's ``.value`` costs more than the rest of rendering a short message.
+CHAT: Final = "chat"
+USER_JOINED: Final = "user_joined"
+USER_LEFT: Final = "user_left"
+ONLINE_USERS: Final = "online_users"
+
+
+class Position(NamedTuple):
+    """The place of a chat message in its room.
+
+    Attributes:
+        epoch: names one life of the room's log; offsets of different epochs do not compare.
+        offset: 1 for the first message of an epoch, then rising by one.
+    """
+
+    epoch: str
+    offset: int
+
+
+Record: TypeAlias = tuple[str, str, str, int, int]
+"""A logged chat message as (user, username, content, offset, ts_ms).
+
+A plain tuple of strings and numbers, since the garbage collector stops tracking those: 200,000 objects held in logs
+would make every full collection a pause of 50 ms.
+"""
+
+
+class Message:
+    """One message of a room. Treat it as immutable: every member's frame is made from the same object.
+
+    Attributes:
+        kind: what it is; the wire's ``type``.
+        room: the room's name.
+        user: the identity key of who said it, ``""`` for nobody.
+        username: the name as that person spells it.
+        content: the text.
+        offset: its place in the room's epoch, 0 for what has none (all but chat).
+        ts_ms: Unix milliseconds, never falling within a room.
+    """
+
+    __slots__ = ("content", "kind", "offset", "room", "ts_ms", "user", "username")
+
+    def __init__(
+        self, kind: Kind, room: str, user: str, username: str, content: str, offset: int = 0, ts_ms: int = 0
+    ) -> None:
+        self.kind: Kind = kind
+        self.room = room
+        self.user = user
+        self.username = username
+        self.content = content
+        self.offset = offset
+        self.ts_ms = ts_ms
+
+    def __repr__(self) -> str:
+        return (
+            f"Message({self.kind!r}, room={self.room!r}, user={self.user!r}, username={self.username!r}, "
+            f"content={self.content!r}, offset={self.offset}, ts_ms={self.ts_ms})"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Message):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in Message.__slots__)
+
+    __hash__ = None  # type: ignore[assignment]  # compared in tests, never a key

@@ -1,0 +1,60 @@
+"""Who is here, as the plain dialect tells it.
+
+The seed's wire: on a join ``online_users`` then ``user_joined``; on a leave ``user_left`` then ``online_users``. A
+roster costs names times members, so joins and leaves that come close together are told together: every ``user_left``,
+one ``online_users`` as of the end, every ``user_joined``. One join alone, or one leave alone, is then exactly the seed's.
+
+A member that folds those frames always has the room's true membership.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from roomhub.core.message import ONLINE_USERS, USER_JOINED, USER_LEFT, Message
+from roomhub.core.room import Room
+
+__all__ = ["has_news", "joined", "left", "news", "note_arrival", "note_departure", "roster"]
+
+
+def roster(room: Room[Any]) -> Message:
+    """The names here in order of joining, each once. A name's comma would split it in two: shown as a full-width one."""
+    return Message(ONLINE_USERS, room.name, "", "", ",".join(_shown(room.users)))
+
+
+def _shown(users: Iterable[str]) -> Iterable[str]:
+    return (user.replace(",", "，") if "," in user else user for user in users)
+
+
+def joined(room: Room[Any], user: str) -> Message:
+    return Message(USER_JOINED, room.name, user, user, f"{user} joined the room")
+
+
+def left(room: Room[Any], user: str) -> Message:
+    return Message(USER_LEFT, room.name, user, user, f"{user} left the room")
+
+
+def note_arrival(room: Room[Any], user: str) -> None:
+    """The user's first session came in."""
+    room.arrivals[user] = None
+
+
+def note_departure(room: Room[Any], user: str) -> None:
+    """The user's last session went. Whose arrival nobody has heard of yet departs unheard."""
+    if user in room.arrivals:
+        del room.arrivals[user]
+    else:
+        room.departures[user] = None
+
+
+def has_news(room: Room[Any]) -> bool:
+    return bool(room.arrivals or room.departures)
+
+
+def news(room: Room[Any]) -> list[Message]:
+    """What has not been told yet, taken out, as the entries that tell it."""
+    told = [left(room, user) for user in room.departures]
+    told.append(roster(room))
+    told += [joined(room, user) for user in room.arrivals]
+    room.arrivals.clear()
+    room.departures.clear()
+    return told

@@ -1,0 +1,308 @@
+"""A room is a log, a member is a cursor.
+
+Every entry of the log has an internal index; cursors, lag and trimming count in it. ``head`` is the index the next
+entry gets. Only chat entries also have an offset, which clients see. Of an entry two things are kept:
+
+* its frame, once a lane that has members here, until every member has read it (``LaneLog``);
+* the message itself, for history, as long as the limits say (``Room.log``).
+
+Serving a room goes in *passes* over its members, a pass in *turns* of so many members, so that a room of 20,000 stops
+nobody else. ``floor`` is an index below which every member has read that is neither blocked nor told to pull; those
+two kinds are in ``behind``. So frames below ``min(floor, cursors of behind)`` can go, and the floor never passes a
+healthy member that merely waits for its turn.
+"""
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Generic
+
+from typing_extensions import TypeVar
+
+from roomhub.core.codec import Chunk, Frame, Lane, wire_bytes
+from roomhub.core.message import CHAT, Message, Record
+
+if TYPE_CHECKING:
+    from roomhub.core.session import Session
+
+__all__ = ["LaneLog", "Member", "Room"]
+
+C = TypeVar("C", bound=Hashable)
+
+RECORD_OVERHEAD_BYTES = 64
+"""What a logged message is counted with beside its text, so that empty ones are bounded in bytes too."""
+
+
+class LaneLog:
+    """The frames of a room's newest entries in one lane, with running byte totals beside them."""
+
+    __slots__ = ("_chunk", "_chunk_head", "_chunk_next", "_chunk_start", "base", "frames", "lane", "members", "totals")
+
+    def __init__(self, lane: Lane, base: int) -> None:
+        self.lane = lane
+        self.members = 0
+        self.base = base
+        self.frames: list[Frame] = []
+        # totals[i] is how many bytes came before frames[i]; lag in bytes is one subtraction.
+        self.totals: list[int] = [0]
+        self._chunk_start = self._chunk_head = self._chunk_next = -1
+        self._chunk: Chunk = lane.join(())
+
+    def append(self, message: Message) -> None:
+        lane = self.lane
+        text = lane.codec.encode(message)
+        frame = lane.frame(text) if text else lane.empty
+        self.frames.append(frame)
+        self.totals.append(self.totals[-1] + wire_bytes(frame))
+
+    def lag_bytes(self, cursor: int) -> int:
+        return self.totals[-1] - self.totals[cursor - self.base]
+
+    def read(self, cursor: int, most_bytes: float) -> tuple[Chunk, int]:
+        """The frames from ``cursor`` on, at least one and at most ``most_bytes``, and the cursor behind them.
+
+        Members at one cursor get the same object.
+        """
+        head = self.base + len(self.frames)
+        if cursor == self._chunk_start and head == self._chunk_head:
+            return self._chunk, self._chunk_next
+        first = cursor - self.base
+        totals = self.totals
+        budget = totals[first] + most_bytes
+        last = len(self.frames) if totals[-1] <= budget else max(first + 1, bisect_right(totals, budget) - 1)
+        frames = self.frames[first:last]
+        only = frames[0] if len(frames) == 1 else None
+        self._chunk = only if isinstance(only, bytes) else self.lane.join(frames)
+        self._chunk_start, self._chunk_head, self._chunk_next = cursor, head, self.base + last
+        return self._chunk, self._chunk_next
+
+    def trim(self, index: int) -> None:
+        """Forget the frames before ``index``."""
+        count = index - self.base
+        if count <= 0:
+            return
+        if count == len(self.frames):
+            self.frames.clear()
+            self.totals = [0]
+        else:
+            del self.frames[:count]
+            del self.totals[:count]
+        self.base = index
+        self._chunk_start = -1
+        self._chunk = self.lane.join(())
+
+
+class Member(Generic[C]):
+    """A session's place in one room.
+
+    Attributes:
+        cursor: index of the first entry it has not been given.
+        alone: served by pulling, not together with the others of its room.
+        gone: it left; a pass that still has it in hand skips it.
+    """
+
+    __slots__ = ("alone", "client", "cursor", "gone", "log", "room", "session")
+
+    def __init__(self, session: "Session[C]", room: "Room[C]", log: LaneLog) -> None:
+        self.session = session
+        self.client = session.client
+        self.room = room
+        self.log = log
+        self.cursor = room.head
+        self.alone = True
+        self.gone = False
+
+
+class Room(Generic[C]):
+    """One room: its log, its members, and which user is here with how many sessions."""
+
+    __slots__ = (
+        "_next_floor",
+        "_part",
+        "_walk",
+        "_walk_at",
+        "arrivals",
+        "behind",
+        "departures",
+        "epoch",
+        "floor",
+        "head",
+        "lanes",
+        "log",
+        "log_bytes",
+        "members",
+        "name",
+        "offset",
+        "speaker",
+        "ts_ms",
+        "users",
+    )
+
+    def __init__(self, name: str, epoch: str) -> None:
+        self.name = name
+        self.epoch = epoch
+        self.members: dict[C, Member[C]] = {}
+        self.users: dict[str, int] = {}
+        self.lanes: dict[Lane, LaneLog] = {}
+        self.head = 0
+        self.offset = 0
+        self.ts_ms = 0
+        self.log: deque[Record] = deque()
+        self.log_bytes = 0
+        # The plain dialect's presence that has not gone out yet, by user in order of time.
+        self.arrivals: dict[str, None] = {}
+        self.departures: dict[str, None] = {}
+        # Serving
+        self.floor = 0
+        self.behind: dict[Member[C], None] = {}
+        self.speaker: Member[C] | None = None
+        self._walk: list[Member[C]] | None = None
+        self._walk_at = 0
+        self._next_floor = 0
+        self._part: list[Member[C]] = []
+
+    def append(self, message: Message) -> None:
+        """One entry: encoded once a lane, whatever the number of members."""
+        for log in self.lanes.values():
+            log.append(message)
+        self.head += 1
+
+    def record(self, message: Message, most_messages: float, most_bytes: float, oldest_ms: float) -> None:
+        """Keep a chat message for history, and let go of what the bounds no longer allow."""
+        log = self.log
+        log.append((message.user, message.username, message.content, message.offset, message.ts_ms))
+        self.log_bytes += wire_bytes(message.content) + RECORD_OVERHEAD_BYTES
+        while log and (len(log) > most_messages or self.log_bytes > most_bytes or log[0][4] < oldest_ms):
+            self.log_bytes -= wire_bytes(log.popleft()[2]) + RECORD_OVERHEAD_BYTES
+
+    def messages(self, limit: float, oldest_ms: float) -> list[Message]:
+        """The newest logged messages, oldest first."""
+        records = [record for record in self.log if record[4] >= oldest_ms]
+        if len(records) > limit:
+            records = records[len(records) - int(limit) :]
+        return [
+            Message(CHAT, self.name, user, username, content, offset, ts_ms)
+            for user, username, content, offset, ts_ms in records
+        ]
+
+    def enter(self, session: "Session[C]") -> Member[C]:
+        """Add a member whose cursor is at the head."""
+        log = self.lanes.get(session.lane)
+        if log is None:
+            log = self.lanes[session.lane] = LaneLog(session.lane, self.head)
+        log.members += 1
+        member = Member(session, self, log)
+        self.members[session.client] = member
+        if session.blocked_at_tick is not None:
+            self.behind[member] = None
+        self.users[session.username] = self.users.get(session.username, 0) + 1
+        return member
+
+    def exit(self, member: Member[C]) -> bool:
+        """Remove a member; True if it was its user's last session here."""
+        del self.members[member.client]
+        self.catch_up(member)
+        member.gone = member.alone = True
+        if self.speaker is member:
+            self.speaker = None
+        member.log.members -= 1
+        if not member.log.members:
+            del self.lanes[member.log.lane]
+        sessions = self.users[member.session.username] - 1
+        if sessions:
+            self.users[member.session.username] = sessions
+            return False
+        del self.users[member.session.username]
+        return True
+
+    # -- serving ------------------------------------------------------------------------------------------------------
+
+    @property
+    def backlog(self) -> int:
+        """How many entries wait for members that are healthy: neither blocked nor told to pull."""
+        return self.head - self.floor
+
+    @property
+    def settled(self) -> bool:
+        """Nothing waits to be served, and no pass is under way."""
+        return self._walk is None and self.floor == self.head
+
+    def turn(
+        self, most_members: int, chunk_bytes: float, named: dict[C, None], *, name_all: bool
+    ) -> tuple[Chunk, int, list[C]] | None:
+        """Serve the next members of the pass, beginning one if none is under way.
+
+        Members that pull alone are put into ``named``. The others that stand at one cursor in one lane get a chunk
+        together: returned as (chunk, frames in it, clients). None if this turn had none of those.
+        """
+        walk = self._walk
+        part = self._part
+        if walk is None:
+            walk = self._walk = list(self.members.values())
+            self._walk_at = 0
+            self._next_floor = self.head
+        if not part:
+            part = walk[self._walk_at : self._walk_at + most_members]
+            if self._walk_at == 0 and self.speaker is not None:
+                # Whoever spoke last is served first: publishers that wait for their own echo set the room's pace.
+                part.insert(0, self.speaker)
+            self._walk_at += most_members
+        head = self.head
+        rest: list[Member[C]] = []
+        clients: list[C] = []
+        log: LaneLog | None = None
+        chunk: Chunk = b""
+        cursor = after = -1
+        for member in part:
+            if member.alone or name_all:
+                if not member.gone and member.cursor < head:
+                    self._name(member, named)
+            elif member.cursor == cursor and member.log is log:
+                member.cursor = after
+                clients.append(member.client)
+            elif member.cursor == head:
+                pass  # it joined, or pulled, since
+            elif log is None:
+                log, cursor = member.log, member.cursor
+                chunk, after = log.read(cursor, chunk_bytes)
+                member.cursor = after
+                clients.append(member.client)
+                self._next_floor = min(self._next_floor, after)
+            else:
+                rest.append(member)
+        self._part = rest
+        if not rest and self._walk_at >= len(walk):
+            self._end_pass()
+        return (chunk, after - cursor, clients) if chunk else None
+
+    def _name(self, member: Member[C], named: dict[C, None]) -> None:
+        self.behind[member] = None
+        member.alone = True
+        session = member.session
+        if session.blocked_at_tick is None and not session.waiting:
+            session.waiting = True
+            named[member.client] = None
+
+    def catch_up(self, member: Member[C]) -> None:
+        """It has been given all there is, or will be given no more: what was kept for it alone can go."""
+        if member in self.behind:
+            del self.behind[member]
+            if not self.behind:
+                self.trim()
+
+    def _end_pass(self) -> None:
+        self._walk = None
+        self.floor = self._next_floor
+        self.trim()
+
+    def trim(self) -> None:
+        """Let go of frames that every member has been given."""
+        keep = self.floor
+        if self.behind:
+            log = next(iter(self.lanes.values()), None)
+            # Finding the slowest is a walk over those behind; not worth it for every few entries.
+            if log is None or self.floor - log.base < 32:
+                return
+            keep = min(keep, min(member.cursor for member in self.behind))
+        for log in self.lanes.values():
+            log.trim(keep)

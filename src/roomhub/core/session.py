@@ -1,0 +1,112 @@
+"""One connection as the hub sees it.
+
+    ABSENT --Connected--> OPEN --(Close goes out)--> CLOSING --Disconnected--> ABSENT
+                            \\------------------Disconnected------------------/
+
+The table below is the whole of it. A fact that is in no row of its state is ignored, since transports race with the
+hub: a peer hangs up while it is being evicted, a write fails after the kick. Only ``Connected`` for a client that is
+already there is the caller's mistake, and raises.
+"""
+
+from collections.abc import Hashable
+from enum import Enum
+from typing import Final, Generic
+
+from typing_extensions import TypeVar
+
+from roomhub.core import events
+from roomhub.core.codec import Frame, Lane
+from roomhub.core.room import Member
+
+__all__ = ["TRANSITIONS", "Session", "State"]
+
+C = TypeVar("C", bound=Hashable)
+
+
+class State(Enum):
+    ABSENT = "absent"
+    OPEN = "open"
+    CLOSING = "closing"
+
+
+TRANSITIONS: Final[dict[tuple[State, type], State]] = {
+    (State.ABSENT, events.Connected): State.OPEN,
+    (State.OPEN, events.Received): State.OPEN,
+    (State.OPEN, events.Heard): State.OPEN,
+    (State.OPEN, events.Blocked): State.OPEN,
+    (State.OPEN, events.Writable): State.OPEN,
+    (State.OPEN, events.Authorized): State.OPEN,
+    (State.OPEN, events.Denied): State.OPEN,
+    (State.OPEN, events.Disconnected): State.ABSENT,
+    (State.CLOSING, events.Disconnected): State.ABSENT,
+}
+
+
+class Session(Generic[C]):
+    """A connection's state. It owns no queue of room messages: what it has not read is a range of its rooms' logs.
+
+    Attributes:
+        members: its place in each of its rooms.
+        direct: frames for it alone, pulled before room frames; None when empty, as it nearly always is.
+        waiting: it was named by ``ready`` (or will be) and has not pulled all since.
+        blocked_at_tick: the tick in which its transport refused a write, None while it takes them.
+        message_allowance_s, join_allowance_s: when the next message (join) would be due at the allowed rate; how far
+            that lies ahead of now is what the burst allows (the generic cell rate algorithm, one number a bucket).
+    """
+
+    __slots__ = (
+        "address",
+        "blocked_at_tick",
+        "client",
+        "direct",
+        "direct_bytes",
+        "heard_at",
+        "join_allowance_s",
+        "lane",
+        "members",
+        "message_allowance_s",
+        "shares",
+        "state",
+        "username",
+        "waiting",
+    )
+
+    def __init__(self, client: C, lane: Lane, username: str, address: str, *, shares: bool, now: float) -> None:
+        self.client = client
+        self.lane = lane
+        self.username = username
+        self.address = address
+        self.shares = shares
+        self.state = State.OPEN
+        self.members: tuple[Member[C], ...] = ()
+        self.direct: list[Frame] | None = None
+        self.direct_bytes = 0
+        self.waiting = False
+        self.blocked_at_tick: int | None = None
+        self.heard_at = now
+        self.message_allowance_s = 0.0
+        self.join_allowance_s = 0.0
+
+    def member_of(self, room: str) -> Member[C] | None:
+        for member in self.members:
+            if member.room.name == room:
+                return member
+        return None
+
+    @property
+    def has_more(self) -> bool:
+        """Whether a pull would give something."""
+        return bool(self.direct) or any(member.cursor < member.room.head for member in self.members)
+
+    def steer(self) -> None:
+        """Let its room serve it together with the others, if it is nothing special; otherwise it pulls alone."""
+        alone = (
+            not self.shares
+            or self.waiting
+            or self.blocked_at_tick is not None
+            or self.direct is not None
+            or self.state is not State.OPEN
+            or len(self.members) != 1
+        )
+        for member in self.members:
+            member.alone = alone

@@ -1,0 +1,80 @@
+"""Protocols for what a deployment plugs into a ``Runtime``, and the clock that comes with it."""
+
+import time
+from typing import Protocol
+
+import anyio
+
+from roomhub.core.codec import Chunk, Lane
+from roomhub.core.errors import CloseReason
+
+__all__ = ["Client", "Clock", "SharingClient", "SystemClock"]
+
+
+class Client(Protocol):
+    """One connection as a transport shows it to the runtime: the whole contract of an adapter's author.
+
+    None of the methods may block, await or raise. All are called from the event loop's thread. A client is a handle
+    too, so it must be hashable and compare by identity, as objects do by default.
+    """
+
+    @property
+    def lane(self) -> Lane:
+        """How it is written to. Lanes are shared: one object for all clients of a kind."""
+        ...
+
+    def __hash__(self) -> int: ...
+
+    def notify(self) -> None:
+        """There is something to pull: call ``Runtime.pull`` until it gives nothing, now or from a task of yours.
+
+        It is not said again until then, or until ``Writable`` after a ``Blocked``.
+        """
+        ...
+
+    def close(self, reason: CloseReason) -> None:
+        """Pull the last frames, write them, close with the reason; in the end submit ``Disconnected``."""
+        ...
+
+    def probe(self) -> None:
+        """Make the peer show that it lives, and submit ``Heard`` once it does."""
+        ...
+
+
+class SharingClient(Client, Protocol):
+    """A client whose transport can write at once (``Connected(..., shares=True)``)."""
+
+    def write(self, chunk: Chunk) -> None:
+        """Write this chunk now. Submit ``Blocked`` if not all of it went out, and keep the rest."""
+        ...
+
+
+class Clock(Protocol):
+    """Where a runtime's time comes from. ``roomhub.testing.ManualClock`` is one that a test moves."""
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        ...
+
+    def unix_ms(self) -> int:
+        """Wall time in Unix milliseconds."""
+        ...
+
+    async def sleep_until(self, when: float) -> None:
+        """Return once ``now()`` has reached ``when``, never for ``inf``."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def unix_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    async def sleep_until(self, when: float) -> None:
+        # anyio's backends take no infinite sleep on every version; a day is as good.
+        while (left := when - time.monotonic()) > 0:
+            await anyio.sleep(min(left, 86_400))

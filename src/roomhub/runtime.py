@@ -1,0 +1,450 @@
+"""The async face of a hub: its clock, its tasks, its ports.
+
+    async with Runtime() as runtime:
+        runtime.publish("lobby", "the bakery opens in five minutes")
+
+A runtime turns facts into hub events (``submit``), applies the effects in order, and flushes once a tick: however many
+messages came in, each client is written to once.
+"""
+
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from inspect import iscoroutinefunction
+from types import TracebackType
+from typing import Any, Final, Generic, Self, TypeAlias, cast
+
+import anyio
+from anyio import from_thread
+from anyio.abc import TaskGroup
+from anyio.lowlevel import EventLoopToken, checkpoint, current_token
+from typing_extensions import TypeVar, assert_never
+
+from roomhub.core import errors
+from roomhub.core.codec import Chunk
+from roomhub.core.commands import CloseRoom, Command, Drain, Enter, Exit, Kick, Publish
+from roomhub.core.deadlines import Deadlines
+from roomhub.core.effects import Announce, Authorize, Close, Effect, Probe, Report, Settle
+from roomhub.core.errors import CloseReason
+from roomhub.core.events import Authorized, ClockSet, Denied, Disconnected, Event, Published, Refused, Ticked
+from roomhub.core.hub import Hub, Statistics
+from roomhub.core.limits import Limits
+from roomhub.core.message import CHAT, USER_JOINED, Message, Position
+from roomhub.ports import Client, Clock, SharingClient, SystemClock
+
+__all__ = ["MessageRefused", "Runtime"]
+
+_log = logging.getLogger("roomhub")
+
+FLUSH_BUDGET_S: Final = 0.001
+"""How long one slice of a flush may take before sockets are read and other tasks run."""
+TURN_MEMBERS: Final = 64
+"""How many members are written to between two looks at the clock."""
+CLOCK_CHECK_S: Final = 60.0
+"""How often the wall clock is compared: it may have been set."""
+
+Key = TypeVar("Key")
+MessageHook: TypeAlias = Callable[[Message], str | None]
+JoinHook: TypeAlias = Callable[[str, str], bool]
+
+
+class MessageRefused(Exception):
+    """``rewrite_message`` refused the message, so it has no position."""
+
+
+class _Confirmation:
+    """What a waiting publisher is told."""
+
+    __slots__ = ("done", "position")
+
+    def __init__(self) -> None:
+        self.done = anyio.Event()
+        self.position: Position | None = None
+
+
+class _Timers(Generic[Key]):
+    """A transport's deadlines, and what to call with those that ended."""
+
+    __slots__ = ("deadlines", "expire")
+
+    def __init__(self, deadlines: Deadlines[Any, Any], expire: Callable[[Any, Any], None]) -> None:
+        self.deadlines = deadlines
+        self.expire = expire
+
+
+class Runtime:
+    """Runs one hub on the current event loop, asyncio or trio, while it is entered.
+
+    Args:
+        hub: the hub; one of its own, with ``limits``, if not given.
+        limits: the bounds, where no hub is given.
+        clock: where time comes from.
+        on_join: called with (room, user) when a user's first connection came into a room.
+        on_leave: called with (room, user) when a user's last connection left a room.
+        on_message: called with each chat ``Message`` once it has its place.
+        allow_join: called with (room, username); False refuses the join.
+        rewrite_message: called with a ``Message`` before it has a place; the content to publish, or None to refuse it.
+
+    The callables are plain functions and must be quick: they run inside the hub's turn. One that raises is logged and
+    contained; a hook that raises refuses. They may call the runtime's synchronous methods, which then take effect
+    right after the turn.
+
+    Raises:
+        TypeError: a callback is a coroutine function.
+        ValueError: both ``hub`` and ``limits`` are given.
+    """
+
+    def __init__(
+        self,
+        hub: Hub[Client] | None = None,
+        *,
+        limits: Limits | None = None,
+        clock: Clock | None = None,
+        on_join: Callable[[str, str], object] | None = None,
+        on_leave: Callable[[str, str], object] | None = None,
+        on_message: Callable[[Message], object] | None = None,
+        allow_join: JoinHook | None = None,
+        rewrite_message: MessageHook | None = None,
+    ) -> None:
+        if hub is not None and limits is not None:
+            raise ValueError("give limits to the hub, or no hub: Runtime(limits=...) makes one")
+        for name, callback in (
+            ("on_join", on_join),
+            ("on_leave", on_leave),
+            ("on_message", on_message),
+            ("allow_join", allow_join),
+            ("rewrite_message", rewrite_message),
+        ):
+            if iscoroutinefunction(callback):
+                raise TypeError(f"{name} must be a plain function, not async: it runs inside the hub's turn")
+        self.hub: Hub[Client] = hub if hub is not None else Hub(epoch=secrets.token_hex(6), limits=limits)
+        self.limits = self.hub.limits
+        self.clock: Clock = clock or SystemClock()
+        self._on_join = on_join
+        self._on_leave = on_leave
+        self._on_message = on_message
+        self._allow_join = allow_join
+        self._rewrite_message = rewrite_message
+        self.hub.reports = any((on_join, on_leave, on_message))
+        self.hub.authorizes = allow_join is not None
+        self.hub.announces = rewrite_message is not None
+        self._handling = False
+        self._queue: deque[Event[Client] | Command[Client]] = deque()
+        self._flush_wanted = anyio.Event()
+        self._flush_holders = 0
+        self._timers: list[_Timers[Any]] = []
+        self._timer_due = 0.0
+        self._timer_scope = anyio.CancelScope()
+        self._empty = anyio.Event()
+        self._tasks: TaskGroup | None = None
+        self._token: EventLoopToken | None = None
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self._tasks is not None:
+            raise RuntimeError("a runtime runs once: make another")
+        self._token = current_token()
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self.submit(ClockSet(self.clock.unix_ms()))
+        self._tasks.start_soon(self._flush_forever, name="roomhub flush")
+        self._tasks.start_soon(self._keep_time, name="roomhub time")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._tasks is not None
+        try:
+            if error is None:
+                await self.drain()
+        finally:
+            self._abandon()
+            self._tasks.cancel_scope.cancel()
+            # An error of the caller's own passes by the task group, which would wrap it into an ExceptionGroup.
+            if isinstance(error, anyio.get_cancelled_exc_class()):
+                await self._tasks.__aexit__(kind, error, traceback)
+            else:
+                await self._tasks.__aexit__(None, None, None)
+
+    async def drain(self) -> None:
+        """Close every connection with the reason ``draining``; return when all are gone, or ``drain_timeout_s`` later.
+
+        From then on nobody is let in. What was published before is written first.
+        """
+        self.submit(Drain())
+        deadline = self.clock.now() + self.limits.drain_timeout_s
+        async with anyio.create_task_group() as waiting:
+
+            async def give_up() -> None:
+                await self.clock.sleep_until(deadline)
+                waiting.cancel_scope.cancel()
+
+            waiting.start_soon(give_up)
+            while not self.hub.is_empty:
+                self._empty = anyio.Event()
+                await self._empty.wait()
+            waiting.cancel_scope.cancel()
+
+    def _abandon(self) -> None:
+        """Whatever is still connected is not any more, so that the hub ends empty."""
+        self.submit(Drain())
+        for client in self.hub.clients():
+            self.submit(Disconnected(client))
+
+    # -- what transports call -----------------------------------------------------------------------------------------
+
+    def submit(self, item: Event[Client] | Command[Client]) -> None:
+        """Hand one fact or order to the hub, apply what follows in order, and see that a flush comes.
+
+        Called from within itself (by a callback, by a client's ``close``) it queues the item until the current one is
+        done with; then what is wrong with a queued order is logged, since its caller has gone on.
+
+        Raises:
+            ValueError, KeyError: as ``Hub.handle``.
+        """
+        if self._handling:
+            self._queue.append(item)
+            return
+        self._handling = True
+        try:
+            effects = self.hub.handle(item, self.clock.now())
+            for effect in effects:
+                self._apply(effect)
+            if self._queue:
+                self._work_off()
+        finally:
+            self._handling = False
+        if self.hub.draining and self.hub.is_empty:
+            self._empty.set()
+        if not self._flush_holders and not self.hub.is_settled:
+            self._flush_wanted.set()
+
+    def pull(self, client: Client) -> Chunk:
+        """A client's next frames, falsy when it has all: ``Hub.pull``."""
+        return self.hub.pull(client)
+
+    def watch(self, deadlines: Deadlines[Any, Any], expire: Callable[[Any, Any], None]) -> Callable[[], None]:
+        """Let this runtime's clock serve a transport's deadlines too; ``expire(kind, key)`` is called for each that ends.
+
+        Returns:
+            A function that ends the watch.
+        """
+        timers = _Timers[Any](deadlines, expire)
+        self._timers.append(timers)
+        self.reschedule()
+
+        def unwatch() -> None:
+            if timers in self._timers:
+                self._timers.remove(timers)
+
+        return unwatch
+
+    def reschedule(self) -> None:
+        """A deadline may have become due sooner than any before."""
+        if self._next_deadline() < self._timer_due:
+            self._timer_scope.cancel()
+
+    def hold_flush(self) -> None:
+        """A reactor begins a tick and flushes at its end by itself: until ``release_flush``, ``submit`` wakes nobody."""
+        self._flush_holders += 1
+
+    def release_flush(self) -> None:
+        """The tick is over."""
+        self._flush_holders -= 1
+        if not self._flush_holders and not self.hub.is_settled:
+            self._flush_wanted.set()
+
+    @property
+    def is_flush_held(self) -> bool:
+        return self._flush_holders > 0
+
+    def flush(self, budget_s: float = FLUSH_BUDGET_S) -> bool:
+        """Write what is to be written, for about ``budget_s`` seconds; True once all is."""
+        self.submit(Ticked())
+        hub = self.hub
+        for client in hub.take_named():
+            client.notify()
+        end = time.perf_counter() + budget_s
+        while (share := hub.share(TURN_MEMBERS)) is not None:
+            chunk = share.chunk
+            for sharing in cast("Sequence[SharingClient]", share.clients):
+                sharing.write(chunk)
+            if time.perf_counter() > end and not hub.is_settled:
+                return False
+        for client in hub.take_named():
+            client.notify()
+        self.reschedule()
+        return hub.is_settled
+
+    # -- what the program calls ---------------------------------------------------------------------------------------
+
+    def publish(self, room: str, content: str, username: str = "") -> None:
+        """Say something in a room, as ``username`` or as nobody. Never blocks; from any coroutine of this event loop.
+
+        Raises:
+            ValueError: a bad room name, or text that UTF-8 cannot carry.
+            RuntimeError: called from another thread; see ``publish_from_thread``.
+        """
+        self._check_thread("publish_from_thread")
+        self.submit(Publish(room, content, username))
+
+    async def publish_confirmed(self, room: str, content: str, username: str = "") -> Position:
+        """As ``publish``, and wait for the message's place in the room.
+
+        Raises:
+            MessageRefused: ``rewrite_message`` refused it.
+            ValueError: as ``publish``.
+        """
+        confirmation = _Confirmation()
+        self.submit(Publish(room, content, username, ref=confirmation))
+        await confirmation.done.wait()
+        if confirmation.position is None:
+            raise MessageRefused(f"rewrite_message refused a message for room {room!r}")
+        return confirmation.position
+
+    def publish_from_thread(self, room: str, content: str, username: str = "") -> Position:
+        """As ``publish_confirmed``, from any thread but the event loop's; blocks the calling thread meanwhile.
+
+        Raises:
+            RuntimeError: the runtime is not running, or this is the event loop's own thread.
+        """
+        if self._token is None:
+            raise RuntimeError("the runtime is not running: enter it with 'async with' first")
+        return from_thread.run(self.publish_confirmed, room, content, username, token=self._token)
+
+    def rooms(self) -> Sequence[str]:
+        """The names of the rooms there are."""
+        return self.hub.rooms()
+
+    def members(self, room: str) -> Sequence[str]:
+        """The users in a room in order of joining, each once; empty if there is no such room."""
+        return self.hub.members(room)
+
+    def history(self, room: str, limit: int | None = None) -> Sequence[Message]:
+        """The newest messages a room keeps, oldest first."""
+        return self.hub.history(room) if limit is None else self.hub.history(room, limit)
+
+    def kick(self, user: str, room: str | None = None, *, reason: CloseReason = errors.KICKED) -> None:
+        """Put a user out of a room, or of all (None). A connection left without a room is closed with the reason."""
+        self.submit(Kick(user, room, reason=reason))
+
+    def close_room(self, room: str) -> None:
+        """Put everybody out of a room and forget it."""
+        self.submit(CloseRoom(room))
+
+    def enter_room(self, client: Client, room: str) -> None:
+        """Let a connected client join a further room.
+
+        Raises:
+            ValueError: a bad room name. KeyError: the client is not connected.
+        """
+        self.submit(Enter(client, room))
+
+    def exit_room(self, client: Client, room: str) -> None:
+        """Let a client leave a room."""
+        self.submit(Exit(client, room))
+
+    def statistics(self) -> Statistics:
+        """The hub's numbers now."""
+        return self.hub.statistics()
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _check_thread(self, instead: str) -> None:
+        if self._token is not None:
+            try:
+                here = current_token()
+            except Exception:
+                here = None
+            if here is not None and here == self._token:
+                return
+            raise RuntimeError(f"called from outside the runtime's event loop: use {instead}")
+
+    def _work_off(self) -> None:
+        while self._queue:
+            item = self._queue.popleft()
+            try:
+                effects = self.hub.handle(item, self.clock.now())
+            except (ValueError, KeyError) as error:
+                _log.error("an order from inside a callback was wrong: %s", error)
+                continue
+            for effect in effects:
+                self._apply(effect)
+
+    def _apply(self, effect: Effect[Client]) -> None:
+        match effect:
+            case Report():
+                self._report(effect.message)
+            case Announce():
+                content = self._ask(self._rewrite_message, effect.message)
+                if isinstance(content, str):
+                    effect.message.content = content
+                    self._queue.append(Published(effect.message, effect.ref))
+                else:
+                    self._queue.append(Refused(effect.message, effect.ref))
+            case Authorize():
+                allowed = self._ask(self._allow_join, effect.room, effect.username)
+                answer = Authorized if allowed is True else Denied
+                self._queue.append(answer(effect.client, effect.room))
+            case Close():
+                effect.client.close(effect.reason)
+            case Probe():
+                effect.client.probe()
+            case Settle():
+                confirmation = effect.ref
+                if isinstance(confirmation, _Confirmation):
+                    confirmation.position = effect.position
+                    confirmation.done.set()
+            case _:
+                assert_never(effect)
+
+    def _report(self, message: Message) -> None:
+        if message.kind == CHAT:
+            self._ask(self._on_message, message)
+        elif message.kind == USER_JOINED:
+            self._ask(self._on_join, message.room, message.user)
+        else:
+            self._ask(self._on_leave, message.room, message.user)
+
+    def _ask(self, callback: Callable[..., object] | None, *args: object) -> object:
+        """The program's answer; None if it raised, which must not be anybody else's problem."""
+        if callback is None:
+            return None
+        try:
+            return callback(*args)
+        except Exception:
+            _log.exception("%s raised; the hub goes on", getattr(callback, "__name__", "a callback"))
+            return None
+
+    async def _flush_forever(self) -> None:
+        while True:
+            await self._flush_wanted.wait()
+            self._flush_wanted = anyio.Event()
+            while not self.flush():
+                await checkpoint()
+
+    def _next_deadline(self) -> float:
+        due = self.hub.next_deadline()
+        for timers in self._timers:
+            due = min(due, timers.deadlines.next())
+        return due
+
+    async def _keep_time(self) -> None:
+        wall_check = self.clock.now() + CLOCK_CHECK_S
+        while True:
+            self._timer_due = min(self._next_deadline(), wall_check)
+            with anyio.CancelScope() as self._timer_scope:
+                await self.clock.sleep_until(self._timer_due)
+            now = self.clock.now()
+            for timers in list(self._timers):
+                for kind, key in timers.deadlines.expired(now):
+                    timers.expire(kind, key)
+            if now >= wall_check:
+                self.submit(ClockSet(self.clock.unix_ms()))
+                wall_check = now + CLOCK_CHECK_S
+            if self.hub.next_deadline() <= now:
+                self.submit(Ticked())

@@ -1,0 +1,394 @@
+"""One WebSocket connection, from its first byte to its last, without I/O: the same under both drivers.
+
+    HANDSHAKE --upgrade--> OPEN --we close--> CLOSING --peer's close, or end--> ENDING --> GONE
+        \\--reply--> ENDING     \\--peer closes, fails, vanishes--> ENDING or GONE
+
+A driver subclasses ``Connection`` and gives it four things: ``send``, ``finish``, ``cut`` and, with ``feed`` and
+``ended``, what came in. What the connection is for (the hub, an echo) is its ``Application``.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Final, Literal, Protocol, TypeAlias
+
+import anyio
+
+from roomhub.core.codec import Chunk, Lane
+from roomhub.core.deadlines import Deadlines
+from roomhub.core.errors import CloseReason
+from roomhub.core.limits import Limits
+from roomhub.transports.websocket.frames import (
+    PONG,
+    CloseReceived,
+    Failed,
+    FrameLimits,
+    FrameReader,
+    MessageInflater,
+    Ping,
+    close_frame,
+    ping_frame,
+    pong_frame,
+)
+from roomhub.transports.websocket.handshake import (
+    Handshake,
+    Policy,
+    Reply,
+    Upgrade,
+    timeout_reply,
+    unavailable_reply,
+)
+
+__all__ = ["Application", "Connection", "Phase", "Service"]
+
+RETRY_AFTER_S: Final = 5
+"""What a refused connection is told to wait."""
+PONGS_WAITING: Final = 16
+"""So many unwritten pongs are kept one by one; more become the newest alone (RFC 6455 section 5.5.3 allows it)."""
+
+Timer: TypeAlias = Literal["handshake", "message", "close", "accept"]
+
+
+class Phase(Enum):
+    HANDSHAKE = "handshake"
+    OPEN = "open"
+    CLOSING = "closing"
+    ENDING = "ending"
+    GONE = "gone"
+
+
+class Application(Protocol):
+    """What connections are for. No method blocks or raises for what a peer sent."""
+
+    @property
+    def frame_limits(self) -> FrameLimits: ...
+
+    def refusal(self, address: str) -> str | None:
+        """Why a connection from this address is not taken now: the text of a 503. None if it is."""
+        ...
+
+    def opened(self, connection: "Connection", upgrade: Upgrade) -> None: ...
+
+    def received(self, connection: "Connection", message: str | bytes) -> None: ...
+
+    def heard(self, connection: "Connection") -> None: ...
+
+    def pinged(self, connection: "Connection") -> CloseReason | None:
+        """A ping came in; a reason closes the connection."""
+        ...
+
+    def blocked(self, connection: "Connection") -> None: ...
+
+    def writable(self, connection: "Connection") -> None: ...
+
+    def closed(self, connection: "Connection") -> None:
+        """The connection is over for the application; said once for each ``opened``."""
+        ...
+
+    def pull(self, connection: "Connection") -> Chunk: ...
+
+    def holds_back(self, connection: "Connection") -> bool:
+        """Whether the connection should not be read from now."""
+        ...
+
+
+class Service:
+    """What the connections of one server share: the application, the policy, the limits, and the clock's deadlines.
+
+    Attributes:
+        refusals: connections answered with an HTTP error, by status.
+        opening: connections that have not opened yet, by the socket's address.
+    """
+
+    def __init__(
+        self, application: Application, policy: Policy, limits: Limits, now: Callable[[], float], armed: Callable[[], None]
+    ) -> None:
+        self.application = application
+        self.policy = policy
+        self.limits = limits
+        self.now = now
+        self.armed = armed
+        self.deadlines: Deadlines[Timer, Any] = Deadlines(
+            {
+                "handshake": limits.handshake_timeout_s,
+                "message": limits.message_timeout_s,
+                "close": limits.close_timeout_s,
+                "accept": 1.0,
+            }
+        )
+        self.connections: set[Connection] = set()
+        self.opening: Counter[str] = Counter()
+        self.refusals: Counter[int] = Counter()
+        self._end = anyio.Event()
+
+    def admission(self, peer: str) -> Reply | None:
+        """At accept, before anything is allocated: None, or the 503 for an address that floods us with openings.
+
+        Behind a trusted proxy all come from one address, so there only the request tells, later.
+        """
+        if not peer or self.opening[peer] < self.limits.connections_per_address or self.policy.trusted_proxies:
+            return None
+        self.refusals[503] += 1
+        return unavailable_reply("too many connections are being opened from this address", retry_after_s=RETRY_AFTER_S)
+
+    async def next_end(self) -> None:
+        """Wait until a connection is gone."""
+        self._end = anyio.Event()
+        await self._end.wait()
+
+    def forget(self, connection: "Connection") -> None:
+        self.connections.discard(connection)
+        self.deadlines.cancel_all(connection)
+        self._end.set()
+
+    def arm(self, kind: Timer, key: object) -> None:
+        self.deadlines.arm(kind, key, self.now())
+        self.armed()
+
+    def expire(self, kind: Timer, key: Any) -> None:
+        """A deadline of a connection ended (``accept`` is the reactor's own)."""
+        if kind == "accept":
+            key()
+        else:
+            key.timed_out(kind)
+
+
+class Connection:
+    """A connection's protocol state. Subclasses are the drivers' own and add the socket."""
+
+    __slots__ = ("__weakref__", "_is_app_open", "_lane", "_peer", "_pongs", "_reader", "phase", "ping_allowance_s", "service")
+
+    def __init__(self, service: Service, peer: str, *, secure: bool) -> None:
+        self.service = service
+        self.phase = Phase.HANDSHAKE
+        self.ping_allowance_s = 0.0
+        self._peer = peer
+        self._is_app_open = False
+        self._lane: Lane | None = None
+        self._pongs = 0
+        self._reader: FrameReader | Handshake = Handshake(service.policy, peer, secure=secure)
+        service.connections.add(self)
+        service.opening[peer] += 1
+        service.arm("handshake", self)
+
+    # -- what a driver gives ------------------------------------------------------------------------------------------
+
+    def send(self, data: bytes) -> None:
+        """Write this behind all that waits to be written."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Once all is written, end the writing side; reading goes on until the peer ends too."""
+        raise NotImplementedError
+
+    def cut(self) -> None:
+        """End the connection now; ``ended`` follows. Twice is once."""
+        raise NotImplementedError
+
+    def notify(self) -> None:
+        """There is something to pull (``roomhub.ports.Client``)."""
+        raise NotImplementedError
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether something waits to be written."""
+        raise NotImplementedError
+
+    # -- what a driver says -------------------------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> None:
+        """Bytes came in."""
+        phase = self.phase
+        if phase is Phase.OPEN:
+            self._read(data)
+        elif phase is Phase.HANDSHAKE:
+            self._shake(data)
+        elif phase is Phase.CLOSING:
+            assert isinstance(self._reader, FrameReader)
+            for item in self._reader.feed(data):
+                if isinstance(item, CloseReceived | Failed):
+                    self._end()
+
+    def eof(self) -> None:
+        """The peer ended its side; nothing more comes in."""
+        if self.phase is Phase.HANDSHAKE:
+            self._shake(b"")
+        self.cut()
+
+    def ended(self) -> None:
+        """The driver closed the socket."""
+        if self.phase is Phase.GONE:
+            return
+        if self.phase is Phase.HANDSHAKE:
+            self._opened()
+        self.phase = Phase.GONE
+        self._depart()
+        self.service.forget(self)
+
+    def pongs_written(self) -> None:
+        """Nothing waits to be written any more."""
+        self._pongs = 0
+
+    def timed_out(self, kind: Timer) -> None:
+        if kind == "handshake":
+            # A peer that said nothing gets nothing: it may not even speak HTTP.
+            self.service.refusals[408] += 1
+            self._reply(timeout_reply())
+        elif kind == "message":
+            self.fail(1008, "message_timeout")
+        else:
+            self.cut()
+
+    # -- for the hub (roomhub.ports.Client) ---------------------------------------------------------------------------
+
+    @property
+    def lane(self) -> Lane:
+        assert self._lane is not None
+        return self._lane
+
+    @lane.setter
+    def lane(self, lane: Lane) -> None:
+        self._lane = lane
+
+    def close(self, reason: CloseReason) -> None:
+        """Write what is left, then the close frame; the peer has ``close_timeout_s`` to answer it."""
+        if self.phase is not Phase.OPEN:
+            return
+        while chunk := self.service.application.pull(self):
+            assert isinstance(chunk, bytes)
+            self.send(chunk)
+        self._send_close(reason.code if self.lane.v1 else reason.plain_code, reason.name)
+
+    def probe(self) -> None:
+        if self.phase is Phase.OPEN:
+            self.send(ping_frame())
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _read(self, data: bytes) -> None:
+        application = self.service.application
+        reader = self._reader
+        assert isinstance(reader, FrameReader)
+        items = reader.feed(data)
+        if not items:
+            application.heard(self)
+        for item in items:
+            if isinstance(item, str | bytes):
+                application.received(self, item)
+            elif item is PONG:
+                application.heard(self)
+            elif isinstance(item, Ping):
+                self._pong(item)
+            elif isinstance(item, CloseReceived):
+                self._depart()
+                self._send_close(item.code, "")
+                self._end()
+            elif isinstance(item, Failed):
+                self.fail(item.code, item.reason)
+            if self.phase is not Phase.OPEN:
+                return
+        deadlines = self.service.deadlines
+        if reader.unfinished:
+            # A message that was completed in this read makes way for the time of the one that has begun.
+            if not deadlines.is_armed("message", self) or any(isinstance(item, str | bytes) for item in items):
+                self.service.arm("message", self)
+        elif deadlines.is_armed("message", self):
+            deadlines.cancel("message", self)
+
+    def _pong(self, ping: Ping) -> None:
+        reason = self.service.application.pinged(self)
+        if reason is not None:
+            self.fail(reason.plain_code, reason.name)
+            return
+        frame = pong_frame(ping.payload)
+        if self.is_blocked:
+            self._pongs += 1
+            if self._pongs > PONGS_WAITING:
+                self.replace_pongs(frame)
+                return
+        self.send(frame)
+
+    def replace_pongs(self, frame: bytes) -> None:
+        """Of the pongs that wait only this one needs to go out."""
+        raise NotImplementedError
+
+    def fail(self, code: int, reason: str) -> None:
+        """The peer broke a rule: it leaves now, and is told why. What it still sends is thrown away."""
+        self._depart()
+        self._send_close(code, reason)
+        self._end()
+
+    def leave(self, reason: CloseReason) -> None:
+        """The server stops: end this connection whatever its phase."""
+        if self.phase is Phase.OPEN:
+            plain = self._lane is None or not self._lane.v1
+            self._depart()
+            self._send_close(reason.plain_code if plain else reason.code, reason.name)
+        elif self.phase is Phase.HANDSHAKE:
+            self.cut()
+
+    def _shake(self, data: bytes) -> None:
+        handshake = self._reader
+        assert isinstance(handshake, Handshake)
+        outcome = handshake.receive(data)
+        if outcome is None:
+            return
+        if isinstance(outcome, Reply):
+            if outcome.status >= 400:
+                self.service.refusals[outcome.status] += 1
+            self._reply(outcome)
+            return
+        refusal = self.service.application.refusal(outcome.address)
+        if refusal is not None:
+            self.service.refusals[503] += 1
+            data = outcome.refuse(503, refusal, (("Retry-After", str(RETRY_AFTER_S)),))
+            self._reply(Reply(503, data, refusal))
+            return
+        self._opened()
+        self.phase = Phase.OPEN
+        self._is_app_open = True
+        inflater: Callable[[float], MessageInflater] | None = None
+        if outcome.deflate is not None:
+            inflater = _inflater(outcome.deflate.client_max_window_bits)
+        self._reader = FrameReader(self.service.application.frame_limits, inflater)
+        self.send(outcome.accept())
+        self.service.application.opened(self, outcome)
+        if outcome.rest and self.phase is Phase.OPEN:
+            self.feed(outcome.rest)
+
+    def _opened(self) -> None:
+        service = self.service
+        service.deadlines.cancel("handshake", self)
+        service.opening[self._peer] -= 1
+        if not service.opening[self._peer]:
+            del service.opening[self._peer]
+
+    def _reply(self, reply: Reply) -> None:
+        self._opened()
+        if reply.data:
+            self.send(reply.data)
+        self._end()
+
+    def _depart(self) -> None:
+        if self._is_app_open:
+            self._is_app_open = False
+            self.service.application.closed(self)
+
+    def _send_close(self, code: int | None, reason: str) -> None:
+        self.phase = Phase.CLOSING
+        self.service.deadlines.cancel("message", self)
+        self.send(close_frame(code, reason))
+        self.service.arm("close", self)
+
+    def _end(self) -> None:
+        if self.phase is not Phase.GONE:
+            self.phase = Phase.ENDING
+            self.service.arm("close", self)
+            self.finish()
+
+
+def _inflater(window_bits: int) -> Callable[[float], MessageInflater]:
+    # Imported where it is needed: zlib's tables are memory that a server without compression need not hold.
+    from roomhub.transports.websocket.deflate import bounded_inflater
+
+    return bounded_inflater(window_bits)

@@ -1,0 +1,57 @@
+"""The HTTP pages beside the chat: health for load balancers, metrics in Prometheus' text format (0.0.4)."""
+
+from collections.abc import Iterable, Mapping
+
+from roomhub.core.hub import Statistics
+from roomhub.transports.websocket.handshake import Page
+
+__all__ = ["health_page", "metrics_page"]
+
+
+def health_page(*, draining: bool) -> Page:
+    """200 while clients are welcome, 503 once the hub drains."""
+    if draining:
+        return Page(503, "application/json", b'{"status":"draining"}')
+    return Page(200, "application/json", b'{"status":"ok"}')
+
+
+def metrics_page(statistics: Statistics, http_refusals: Mapping[int, int]) -> Page:
+    """The hub's numbers, and the connections that were refused with an HTTP status."""
+    refusals = {("reason", reason): count for reason, count in statistics.refusals.items()}
+    for status, count in http_refusals.items():
+        refusals["reason", f"http_{status}"] = count
+    lines: list[str] = []
+    for name, kind, help_text, value in (
+        ("connections", "gauge", "Connections open now.", statistics.connections),
+        ("rooms", "gauge", "Rooms there are now.", statistics.rooms),
+        ("members", "gauge", "Memberships now: a connection counts once in each of its rooms.", statistics.members),
+        ("lag_messages", "gauge", "Messages the slowest client is behind its room.", statistics.lag_messages),
+        ("messages_in_total", "counter", "Messages received from clients.", statistics.messages_in),
+        ("messages_published_total", "counter", "Chat messages that took a place.", statistics.messages_published),
+        ("messages_dropped_total", "counter", "Messages received and refused.", statistics.messages_dropped),
+        ("deliveries_total", "counter", "Frames handed out, one a message and recipient.", statistics.deliveries),
+        ("received_bytes_total", "counter", "Text received from clients.", statistics.bytes_in),
+        ("sent_bytes_total", "counter", "Frames handed out to clients.", statistics.bytes_out),
+    ):
+        lines += _family(name, kind, help_text, [("", value)])
+    evictions = {("reason", reason): count for reason, count in statistics.evictions.items()}
+    for name, help_text, counts in (
+        ("evictions_total", "Connections the hub closed, by reason.", evictions),
+        ("refusals_total", "Connections and joins not let in, by reason.", refusals),
+    ):
+        samples = [(f'{{{label}="{_escaped(value)}"}}', count) for (label, value), count in sorted(counts.items())]
+        lines += _family(name, "counter", help_text, samples)
+    return Page(200, "text/plain; version=0.0.4; charset=utf-8", "\n".join([*lines, ""]).encode())
+
+
+def _family(name: str, kind: str, help_text: str, samples: Iterable[tuple[str, float]]) -> list[str]:
+    full = f"roomhub_{name}"
+    return [
+        f"# HELP {full} {help_text}",
+        f"# TYPE {full} {kind}",
+        *(f"{full}{labels} {value:g}" if isinstance(value, float) else f"{full}{labels} {value}" for labels, value in samples),
+    ]
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -1,0 +1,323 @@
+"""The fast driver: plain TCP on POSIX, every socket of a server in one selector, one task for all.
+
+anyio waits for the selector's own descriptor, so it runs on asyncio, uvloop and trio alike. A tick reads what is
+readable, feeds the hub, then lets the runtime write: one non-blocking send per client, whatever the number of messages.
+"""
+
+import errno
+import selectors
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from roomhub.core.codec import Chunk
+from roomhub.runtime import Runtime
+from roomhub.transports.websocket.connection import Connection, Phase, Service
+
+__all__ = ["Reactor", "ReactorConnection", "is_available"]
+
+READ_BYTES: Final = 65_536
+ACCEPTS_A_TICK: Final = 16
+YIELD_AFTER_S: Final = 0.002
+"""So long a reactor may work before other tasks of the event loop get their turn."""
+# Without it a write to a reset connection raises SIGPIPE where the program has restored that signal's default.
+SEND_FLAGS: Final = getattr(socket, "MSG_NOSIGNAL", 0)
+OUT_OF_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+def is_available() -> bool:
+    """Whether this platform's selector has a descriptor of its own to wait for."""
+    with selectors.DefaultSelector() as selector:
+        return hasattr(selector, "fileno")
+
+
+class ReactorConnection(Connection):
+    """A connection whose socket the reactor reads and anybody writes, without blocking."""
+
+    __slots__ = ("_behind", "_is_broken", "_is_last", "_reactor", "_rest", "_sock")
+
+    def __init__(self, reactor: "Reactor", sock: socket.socket, peer: str) -> None:
+        self._reactor = reactor
+        self._sock = sock
+        # What the socket did not take, and the control frames that must follow it.
+        self._rest: memoryview | None = None
+        self._behind: list[bytes] | None = None
+        self._is_last = False
+        self._is_broken = False
+        super().__init__(reactor.service, peer, secure=False)
+
+    @property
+    def is_blocked(self) -> bool:
+        return self._rest is not None
+
+    def write(self, chunk: Chunk) -> None:
+        """One send; what the socket does not take is kept, and the hub told."""
+        if self._rest is not None or self._is_broken:
+            if self._rest is not None:
+                self._keep_behind(chunk)
+            return
+        try:
+            sent = self._sock.send(chunk, SEND_FLAGS)  # type: ignore[arg-type]  # this lane's chunks are bytes
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            # Not the end: the peer's last words may still be in the receive buffer. Reading finds the end.
+            self._break()
+            return
+        if sent != len(chunk):
+            assert isinstance(chunk, bytes)
+            self._rest = memoryview(chunk)[sent:]
+            self._reactor.watch(self)
+            if self.phase is Phase.OPEN:
+                self.service.application.blocked(self)
+
+    def send(self, data: bytes) -> None:
+        self.write(data)
+
+    def notify(self) -> None:
+        pull = self.service.application.pull
+        while self._rest is None and not self._is_broken and self.phase is Phase.OPEN:
+            chunk = pull(self)
+            if not chunk:
+                return
+            self.write(chunk)
+
+    def _keep_behind(self, data: Chunk) -> None:
+        assert isinstance(data, bytes)
+        if self._behind is None:
+            self._behind = []
+        self._behind.append(data)
+
+    def replace_pongs(self, frame: bytes) -> None:
+        if self._behind:
+            # 0x8A: a final pong frame (RFC 6455 section 5.2)
+            self._behind = [waiting for waiting in self._behind if waiting[0] != 0x8A]
+        self._keep_behind(frame)
+
+    def on_readable(self) -> None:
+        if self.phase is Phase.GONE:
+            return
+        try:
+            data = self._sock.recv(READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if data:
+            self.feed(data)
+        else:
+            self.eof()
+
+    def on_writable(self) -> None:
+        rest = self._rest
+        if rest is None:
+            return
+        try:
+            sent = self._sock.send(rest, SEND_FLAGS)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._break()
+            return
+        if sent < len(rest):
+            self._rest = rest[sent:]
+            if self.phase is Phase.OPEN:
+                self.service.application.blocked(self)  # again, which says that something went out
+            return
+        self._rest = None
+        behind = self._behind
+        if behind is not None:
+            self._behind = None
+            self._rest = memoryview(b"".join(behind))
+            self.on_writable()
+            return
+        self.pongs_written()
+        self._reactor.watch(self)
+        if self._is_last:
+            self._end_writing()
+        elif self.phase is Phase.OPEN:
+            self.service.application.writable(self)
+
+    def finish(self) -> None:
+        self._is_last = True
+        if self._rest is None:
+            self._end_writing()
+
+    def _end_writing(self) -> None:
+        if self._is_broken:
+            return
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._break()
+
+    def _break(self) -> None:
+        self._is_broken = True
+        self._rest = self._behind = None
+        self._reactor.watch(self)
+
+    def cut(self) -> None:
+        if self.phase is not Phase.GONE:
+            self._rest = self._behind = None
+            self._is_broken = True
+            self.ended()
+            self._reactor.bury(self)
+
+    @property
+    def sock(self) -> socket.socket:
+        return self._sock
+
+    @property
+    def wants_write(self) -> bool:
+        return self._rest is not None
+
+
+class Reactor:
+    """Serves the connections of some listening sockets until cancelled.
+
+    Args:
+        listeners: bound, listening, non-blocking TCP sockets; the reactor closes them.
+    """
+
+    def __init__(self, runtime: Runtime, service: Service, listeners: Sequence[socket.socket]) -> None:
+        self.runtime = runtime
+        self.service = service
+        self._selector = selectors.DefaultSelector()
+        self._fd: int = self._selector.fileno()
+        self._listeners = list(listeners)
+        self._graves: list[ReactorConnection] = []
+        for listener in listeners:
+            self._selector.register(listener, selectors.EVENT_READ, self._acceptor(listener))
+
+    async def run(self) -> None:
+        """Serve; ends only by cancellation, and then leaves no socket."""
+        runtime = self.runtime
+        try:
+            while True:
+                await anyio.wait_readable(self._fd)
+                runtime.hold_flush()
+                try:
+                    await self._work()
+                finally:
+                    runtime.release_flush()
+        finally:
+            self.stop_listening()
+            for connection in list(self.service.connections):
+                connection.cut()
+            self._close_graves()
+            anyio.notify_closing(self._fd)
+            self._selector.close()
+
+    async def _work(self) -> None:
+        """Tick until there is nothing to do."""
+        runtime = self.runtime
+        since = time.perf_counter()
+        while True:
+            events = self._selector.select(0)
+            if events:
+                self._tick(events)
+            is_settled = runtime.flush()
+            if self._graves:
+                self._close_graves()
+            if not events and is_settled:
+                return
+            if time.perf_counter() - since > YIELD_AFTER_S:
+                await checkpoint()
+                since = time.perf_counter()
+
+    def _tick(self, events: list[tuple[selectors.SelectorKey, int]]) -> None:
+        hub = self.runtime.hub
+        holds_back = self.service.application.holds_back
+        for key, mask in events:
+            connection = key.data
+            if not isinstance(connection, ReactorConnection):
+                connection()
+                continue
+            # A descriptor closed in this batch may be another connection's by now; the object is not.
+            if connection.phase is Phase.GONE:
+                continue
+            if mask & selectors.EVENT_WRITE:
+                connection.on_writable()
+            if mask & selectors.EVENT_READ:
+                if hub.presses:
+                    # Much was taken in: write it before more is read, and nothing more from who floods.
+                    self.runtime.flush()
+                    if holds_back(connection):
+                        continue
+                connection.on_readable()
+
+    # -- sockets ------------------------------------------------------------------------------------------------------
+
+    def _acceptor(self, listener: socket.socket) -> Callable[[], None]:
+        def accept() -> None:
+            for _ in range(ACCEPTS_A_TICK):
+                try:
+                    sock, address = listener.accept()
+                except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                    return
+                except OSError as error:
+                    if error.errno in OUT_OF_DESCRIPTORS:
+                        # A listener that stays readable would spin; rest until descriptors may be back.
+                        self._selector.unregister(listener)
+                        self.service.arm("accept", resume)
+                    return
+                self._open(sock, address)
+
+        def resume() -> None:
+            if listener in self._listeners:
+                self._selector.register(listener, selectors.EVENT_READ, accept)
+
+        return accept
+
+    def _open(self, sock: socket.socket, address: object) -> None:
+        peer = address[0] if isinstance(address, tuple) else ""
+        sock.setblocking(False)
+        refusal = self.service.admission(peer)
+        if refusal is not None:
+            with sock:
+                try:
+                    sock.send(refusal.data, SEND_FLAGS)
+                except OSError:
+                    pass
+            return
+        prepare_socket(sock, self.service.limits.send_buffer_bytes)
+        connection = ReactorConnection(self, sock, peer)
+        self._selector.register(sock, selectors.EVENT_READ, connection)
+
+    def watch(self, connection: ReactorConnection) -> None:
+        """Wait for what the connection waits for now."""
+        if connection.phase is not Phase.GONE:
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.wants_write else 0)
+            self._selector.modify(connection.sock, events, connection)
+
+    def bury(self, connection: ReactorConnection) -> None:
+        """Close its socket after this batch of events, so that its number is not reused within it."""
+        self._selector.unregister(connection.sock)
+        self._graves.append(connection)
+        if not self.runtime.is_flush_held:
+            self._close_graves()
+
+    def _close_graves(self) -> None:
+        for connection in self._graves:
+            connection.sock.close()
+        self._graves.clear()
+
+    def stop_listening(self) -> None:
+        for listener in self._listeners:
+            try:
+                self._selector.unregister(listener)
+            except KeyError:
+                pass  # it rests, for want of descriptors
+            listener.close()
+        self._listeners.clear()
+
+
+def prepare_socket(sock: socket.socket, send_buffer_bytes: float) -> None:
+    """Small frames go at once, and the kernel holds no megabytes for a peer that does not read."""
+    if sock.family != getattr(socket, "AF_UNIX", None):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, int(send_buffer_bytes))

@@ -19,7 +19,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator
 from typing import Any
 
-from roomhub.core.codec import Chunk, Lane, PlainCodec, text_lane
+from roomhub.core.codec import Chunk, Codec, Lane, PlainCodec, text_lane
 from roomhub.core.effects import Announce, Authorize, Close, Effect, Probe, Report, Settle
 from roomhub.core.events import Ticked
 from roomhub.core.hub import Hub
@@ -41,15 +41,14 @@ __all__ = [
 ]
 
 
+def netstring_lane(codec: Codec | None = None, *, end: bytes = b",", v1: bool = False) -> Lane:
+    """A lane of bytes, framed so that a test can take a chunk apart: ``5:hello,``; ``end`` tells lanes apart."""
 
-def netstring_lane(codec: Any = None, *, v1: bool = False) -> Lane:
-    """A lane of bytes, framed so that a test can take a chunk apart: ``5:hello,``."""
-    return Lane(codec or PlainCodec(), _netstring, _concatenate, v1=v1)
+    def netstring(text: str) -> bytes:
+        data = text.encode()
+        return b"%d:%b%b" % (len(data), data, end)
 
-
-def _netstring(text: str) -> bytes:
-    data = text.encode()
-    return b"%d:%b," % (len(data), data)
+    return Lane(codec or PlainCodec(), netstring, _concatenate, v1=v1)
 
 
 def _concatenate(parts: Any) -> bytes:
@@ -68,12 +67,12 @@ def frames(chunk: Chunk) -> Iterator[str]:
     while chunk:
         length, _, chunk = chunk.partition(b":")
         yield chunk[: int(length)].decode()
-        assert chunk[int(length) : int(length) + 1] == b","
+        assert chunk[int(length) : int(length) + 1] in (b",", b"~")
         chunk = chunk[int(length) + 1 :]
 
 
 def brief(frame: str) -> str:
-    """A plain frame in short: ``Ann: hi``, ``+Ann``, ``-Ann``, ``online Ann,Ben``; behind its room, if that is not r."""
+    """A plain frame in short: ``Ann: hi``, ``+Ann``, ``-Ann``, ``online Ann,Ben``; after its room, if that is not r."""
     seen = json.loads(frame)
     assert list(seen) == ["type", "content", "room", "username"]
     name = seen["username"]
@@ -135,9 +134,9 @@ class Playbook:
         closed: reasons of the clients that were told to close.
     """
 
-    def __init__(self, hub: Hub[str] | None = None, *, now: float = 0.0, **limits: float) -> None:
-        self.hub: Hub[str] = hub or Hub(epoch="e", limits=Limits(**limits))
-        self.now = now
+    def __init__(self, **limits: float) -> None:
+        self.hub: Hub[str] = Hub(epoch="e", limits=Limits(**limits))
+        self.now = 0.0
         self.orders: deque[Effect[str]] = deque()
         self.raw: dict[str, list[str]] = defaultdict(list)
         self.chunks: dict[str, list[Chunk]] = defaultdict(list)
@@ -165,8 +164,9 @@ class Playbook:
         elif isinstance(expected, Nothing):
             self.serve()
             assert not self.orders, f"nobody expected {list(self.orders)}"
-            news = {client: raw[self._seen[client] :] for client, raw in self.raw.items()}
-            assert not any(news.values()), news
+            for client, raw in self.raw.items():
+                news = [brief(frame) for frame in raw[self._seen[client] :]]
+                assert not news, f"{client} saw {news[:9]}"
         elif isinstance(expected, type):
             assert self.orders, f"expected an order: {expected.__name__}"
             order = self.orders.popleft()

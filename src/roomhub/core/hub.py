@@ -117,7 +117,7 @@ class Hub(Generic[C]):
         self.authorizes = False
         self.reports = False
         self._epoch = epoch
-        self._room_rule = room_rule or (lambda room: room_fault(room, max_bytes=limits.room_bytes))
+        self.room_rule = room_rule or (lambda room: room_fault(room, max_bytes=limits.room_bytes))
         self._incarnations = 0
         self._draining = False
         self._tick = 0
@@ -494,7 +494,8 @@ class Hub(Generic[C]):
                 case "write":
                     self._evict(key, errors.SLOW_CONSUMER, now)
                 case "roster":
-                    if presence.has_news(key):
+                    # Armed again already if somebody put out in this tick was told of: then the rest waits for that.
+                    if presence.has_news(key) and not self._deadlines.is_armed("roster", key):
                         self._tell_presence(key)
                         self._deadlines.arm("roster", key, now)
                 case _:
@@ -592,7 +593,7 @@ class Hub(Generic[C]):
             self._refuse_join(session, errors.RATE_LIMITED)
             return
         session.join_allowance_s = due + self._join_interval_s
-        if self._room_rule(name) is not None:
+        if self.room_rule(name) is not None:
             self._refuse_join(session, errors.PROTOCOL)
         elif self.authorizes:
             self._effects.append(Authorize(session.client, name, session.username))
@@ -840,7 +841,7 @@ class Hub(Generic[C]):
                 raise ValueError(f"{name} must not hold a lone surrogate") from None
 
     def _check_room_name(self, name: str) -> None:
-        fault = self._room_rule(name)
+        fault = self.room_rule(name)
         if fault is not None:
             raise ValueError(f"room: {fault}")
 
@@ -859,6 +860,9 @@ class Hub(Generic[C]):
         self._grown.pop(room, None)
         self._pressing.pop(room, None)
         self._deadlines.cancel("roster", room)
+        # Its roster may be due in this very tick; there is nobody left to tell.
+        room.arrivals.clear()
+        room.departures.clear()
 
 
 def _burst_s(burst: float, interval_s: float) -> float:

@@ -731,6 +731,11 @@ def test_a_bad_room_is_refused(room: str) -> None:
     assert play.hub.rooms() == ()
 
 
+def test_a_client_closed_for_its_first_room_is_not_asked_into_the_next() -> None:
+    play = Playbook() >> join("x", "X", "../x", "r") << Close("x", PROTOCOL) << Nothing()
+    assert play.hub.rooms() == ()
+
+
 def test_a_program_has_a_rule_of_its_own_for_rooms() -> None:
     hub: Hub[str] = Hub(epoch="e", room_rule=lambda room: None if room.startswith("#") else "must begin with #")
     play = Playbook()

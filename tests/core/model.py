@@ -653,7 +653,7 @@ class World:
             session = hub._sessions[client]
             assert (hub.state_of(client) is State.OPEN) is peer.open
             assert [member.room.name for member in session.members] == list(peer.places)
-            assert (session.blocked_at_tick is not None) is peer.blocked
+            assert session.blocked is peer.blocked
             assert bool(session.direct) == bool(peer.direct)
             assert session.direct != []
             if peer.direct:
@@ -670,9 +670,9 @@ class World:
         assert statistics.members == sum(len(place.members) for place in self.places.values())
         self._check_rooms()
         assert set(hub._grown) <= set(hub._rooms.values())
-        assert set(hub._dirty) <= set(hub._rooms.values())
-        assert set(hub._pressing) <= set(hub._dirty)
-        for client in hub._named:
+        assert set(hub._delivery.dirty) <= set(hub._rooms.values())
+        assert set(hub._delivery.pressing) <= set(hub._delivery.dirty)
+        for client in hub._delivery.named:
             assert hub._sessions[client].waiting
             assert self.peers[client].open
         assert sum(hub._addresses.values()) == len(self.peers)
@@ -684,8 +684,8 @@ class World:
         for room in hub._rooms.values():
             assert 0 <= room.floor <= room.head
             assert set(room.behind) <= set(room.members.values())
-            assert room.settled or room in hub._dirty
-            assert (room in hub._pressing) == (room.head - room.floor > hub.limits.lag_messages)
+            assert room.settled or room in hub._delivery.dirty
+            assert (room in hub._delivery.pressing) == (room.head - room.floor > hub.limits.lag_messages)
             for log in room.lanes.values():
                 assert log.base + len(log.frames) == room.head
                 assert len(log.totals) == len(log.frames) + 1
@@ -694,6 +694,6 @@ class World:
                 assert member.log.base <= member.cursor <= room.head
                 assert room.lanes[member.session.lane] is member.log
                 assert member in room.behind or member.cursor >= room.floor, "the floor passed a healthy member"
-                assert member in room.behind or member.session.blocked_at_tick is None
+                assert member in room.behind or not member.session.blocked
             if room.settled and not room.behind:
                 assert not any(log.frames for log in room.lanes.values()), "frames that everybody has are kept"

@@ -755,11 +755,10 @@ def state(hub: Hub[str]) -> object:
         {client: (session.state, len(session.members)) for client, session in hub._sessions.items()},
         dict(hub._addresses),
         {user: len(sessions) for user, sessions in hub._users.items()},
-        [room.name for room in hub._dirty],
-        list(hub._named),
+        [room.name for room in hub._delivery.dirty],
+        list(hub._delivery.named),
         list(hub._effects),
         hub._incarnations,
-        hub._tick,
         hub._wall_offset_ms,
         hub.next_deadline(),
     )

@@ -63,8 +63,8 @@ def snapshot(hub: Hub[str]) -> object:
         hub.rooms(),
         hub.members("r"),
         hub.members("s"),
-        list(hub._named),
-        list(hub._dirty),
+        list(hub._delivery.named),
+        list(hub._delivery.dirty),
         hub.next_deadline(),
     )
 

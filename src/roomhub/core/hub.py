@@ -10,17 +10,17 @@ raises before anything has changed.
 """
 
 import math
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Generic, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Generic, Literal, TypeAlias, assert_never
 
-from typing_extensions import TypeVar, assert_never
+from typing_extensions import TypeVar
 
 from roomhub.core import errors, presence
-from roomhub.core.codec import Chat, Chunk, Frame, Join, Leave, wire_bytes
+from roomhub.core.codec import Chat, Chunk, Join, Leave, wire_bytes
 from roomhub.core.commands import CloseRoom, Command, Drain, Enter, Exit, Kick, Publish
 from roomhub.core.deadlines import Deadlines
+from roomhub.core.delivery import Delivery, Share
 from roomhub.core.effects import Announce, Authorize, Close, Effect, Probe, Report, Settle
 from roomhub.core.errors import CloseReason
 from roomhub.core.events import (
@@ -43,6 +43,7 @@ from roomhub.core.message import CHAT, Message, Position
 from roomhub.core.names import room_fault, username_fault
 from roomhub.core.room import Member, Room
 from roomhub.core.session import Session, State
+from roomhub.core.statistics import Statistics
 
 __all__ = ["Hub", "Share", "Statistics"]
 
@@ -52,43 +53,6 @@ PLAIN_ROSTER_INTERVALS: Final = 2
 """A large room's plain roster goes out once in this many ``presence_interval_s`` (once a second by default)."""
 
 Timer: TypeAlias = Literal["ping", "silence", "idle", "write", "roster"]
-
-
-class Share(NamedTuple, Generic[C]):
-    """One chunk and the clients that get it, each of which wants exactly this next."""
-
-    chunk: Chunk
-    clients: Sequence[C]
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """The hub's numbers at one moment; counts run from its beginning.
-
-    Attributes:
-        connections, rooms, members: how many there are now; a connection is a member of each of its rooms.
-        messages_in: text messages received from clients.
-        messages_published: chat messages that took a place in a room.
-        messages_dropped: received and given no place: refused, or said by a client that is in no room.
-        deliveries: frames handed out, one a message and recipient.
-        bytes_in, bytes_out: text received and frames handed out, in bytes (of UTF-8, where they are text).
-        lag_messages: how far the slowest client is behind its room.
-        evictions: connections the hub closed, by the reason's name.
-        refusals: connections and joins it did not let in, by the reason's name.
-    """
-
-    connections: int
-    rooms: int
-    members: int
-    messages_in: int
-    messages_published: int
-    messages_dropped: int
-    deliveries: int
-    bytes_in: int
-    bytes_out: int
-    lag_messages: int
-    evictions: dict[str, int]
-    refusals: dict[str, int]
 
 
 class Hub(Generic[C]):
@@ -120,16 +84,14 @@ class Hub(Generic[C]):
         self.room_rule = room_rule or (lambda room: room_fault(room, max_bytes=limits.room_bytes))
         self._incarnations = 0
         self._draining = False
-        self._tick = 0
         self._wall_offset_ms = 0.0
         self._sessions: dict[C, Session[C]] = {}
         self._addresses: Counter[str] = Counter()
         self._rooms: dict[str, Room[C]] = {}
         self._users: dict[str, dict[Session[C], None]] = {}
-        self._dirty: OrderedDict[Room[C], None] = OrderedDict()
-        self._pressing: dict[Room[C], None] = {}
+        self._delivery: Delivery[C] = Delivery(limits)
+        # Rooms with new entries, whose blocked members are judged at the next tick.
         self._grown: dict[Room[C], None] = {}
-        self._named: dict[C, None] = {}
         self._effects: list[Effect[C]] = []
         self._deadlines: Deadlines[Timer, Any] = Deadlines(
             {
@@ -145,7 +107,7 @@ class Hub(Generic[C]):
         self._join_interval_s = 1 / limits.join_rate_per_s
         self._join_burst_s = _burst_s(limits.join_burst, self._join_interval_s)
         self._messages_in = self._published = self._dropped = 0
-        self._deliveries = self._bytes_in = self._bytes_out = 0
+        self._bytes_in = 0
         self._evictions: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
         self._handlers: dict[type, Callable[[Any, float], None]] = {
@@ -204,28 +166,15 @@ class Hub(Generic[C]):
         """
         if most_members < 1:
             raise ValueError(f"most_members must be at least 1, not {most_members}")
-        while self._dirty:
-            turn = self._turn(most_members, name_all=False)
-            if turn is not None:
-                chunk, frames, clients = turn
-                self._deliveries += frames * len(clients)
-                self._bytes_out += wire_bytes(chunk) * len(clients)
-                return Share(chunk, clients)
-        return None
+        return self._delivery.share(most_members)
 
     def ready(self) -> Sequence[C]:
         """The clients that have something to pull; each is named at most once until it has pulled all of it."""
-        while self._dirty:
-            self._turn(256, name_all=True)
-        return self.take_named()
+        return self._delivery.ready()
 
     def take_named(self) -> Sequence[C]:
         """As ``ready``, without serving any room: for a driver that serves them turn by turn with ``share``."""
-        if not self._named:
-            return ()
-        named = list(self._named)
-        self._named.clear()
-        return named
+        return self._delivery.take_named()
 
     def pull(self, client: C) -> Chunk:
         """The client's next frames, at least one and about ``chunk_bytes`` at most; falsy when it has all.
@@ -234,28 +183,7 @@ class Hub(Generic[C]):
         nothing.
         """
         session = self._sessions.get(client)
-        if session is None:
-            return b""
-        members = session.members
-        if session.direct is None and len(members) == 1:
-            member = members[0]
-            start = member.cursor
-            if start == member.room.head:
-                return self._caught_up(session)
-            chunk, member.cursor = member.log.read(start, self.limits.chunk_bytes)
-            frames_count = member.cursor - start
-        else:
-            frames = self._gather(session)
-            if not frames:
-                return self._caught_up(session)
-            chunk = session.lane.join(frames)
-            frames_count = len(frames)
-        self._deliveries += frames_count
-        self._bytes_out += wire_bytes(chunk)
-        if not session.has_more:
-            self._caught_up(session)
-        # Entries that this dialect has no words for are read without a byte.
-        return chunk or self.pull(client)
+        return b"" if session is None else self._delivery.pull(session)
 
     def next_deadline(self) -> float:
         """When ``handle(Ticked(), now)`` is due, in monotonic seconds; ``inf`` for never."""
@@ -266,20 +194,21 @@ class Hub(Generic[C]):
 
         While it is so, do not read from the client: its words would only make the backlog longer.
         """
-        if not self._pressing:
+        pressing = self._delivery.pressing
+        if not pressing:
             return False
         session = self._sessions.get(client)
-        return session is not None and any(member.room in self._pressing for member in session.members)
+        return session is not None and any(member.room in pressing for member in session.members)
 
     @property
     def presses(self) -> bool:
         """Whether any room has so much to serve that a flush should come before more is read."""
-        return bool(self._pressing)
+        return bool(self._delivery.pressing)
 
     @property
     def is_settled(self) -> bool:
         """Whether there is nothing to share and nobody to name."""
-        return not self._dirty and not self._named
+        return self._delivery.is_settled
 
     # -- questions ----------------------------------------------------------------------------------------------------
 
@@ -333,9 +262,9 @@ class Hub(Generic[C]):
             messages_in=self._messages_in,
             messages_published=self._published,
             messages_dropped=self._dropped,
-            deliveries=self._deliveries,
+            deliveries=self._delivery.frames,
             bytes_in=self._bytes_in,
-            bytes_out=self._bytes_out,
+            bytes_out=self._delivery.bytes,
             lag_messages=max(
                 (room.head - member.cursor for room in self._rooms.values() for member in room.behind), default=0
             ),
@@ -413,25 +342,18 @@ class Hub(Generic[C]):
         session = self._sessions.get(event.client)
         if session is None or session.state is not State.OPEN:
             return
-        if session.blocked_at_tick is None:
-            session.blocked_at_tick = self._tick
-            session.waiting = False
-            self._named.pop(session.client, None)
-            session.steer()
-            for member in session.members:
-                member.room.behind[member] = None
+        if not session.blocked:
+            session.blocked = True
+            self._delivery.stop(session)
         self._deadlines.arm("write", session, now)
 
     def _writable(self, event: Writable[C], now: float) -> None:
         session = self._sessions.get(event.client)
-        if session is None or session.state is not State.OPEN or session.blocked_at_tick is None:
+        if session is None or session.state is not State.OPEN or not session.blocked:
             return
-        session.blocked_at_tick = None
+        session.blocked = False
         self._deadlines.cancel("write", session)
-        if session.has_more:
-            self._name(session)
-        else:
-            self._caught_up(session)
+        self._delivery.resume(session)
 
     def _disconnected(self, event: Disconnected[C], now: float) -> None:
         session = self._sessions.get(event.client)
@@ -444,7 +366,7 @@ class Hub(Generic[C]):
             self._vacate(session, now, keep_unread=False)
             self._deadlines.cancel_all(session)
         del self._sessions[event.client]
-        self._named.pop(event.client, None)
+        self._delivery.unname(session)
         self._addresses[session.address] -= 1
         if not self._addresses[session.address]:
             del self._addresses[session.address]
@@ -481,7 +403,6 @@ class Hub(Generic[C]):
         self._wall_offset_ms = event.unix_ms - now * 1000
 
     def _ticked(self, event: Ticked, now: float) -> None:
-        self._tick += 1
         for kind, key in self._deadlines.expired(now):
             match kind:
                 case "ping":
@@ -512,8 +433,7 @@ class Hub(Generic[C]):
             member.session
             for room in grown
             for member in room.behind
-            if member.session.blocked_at_tick is not None
-            and member.session.blocked_at_tick < self._tick
+            if member.session.blocked
             and (
                 room.head - member.cursor > (limits.v1_lag_messages if member.log.lane.v1 else limits.lag_messages)
                 or member.log.lag_bytes(member.cursor) > limits.lag_bytes
@@ -523,7 +443,7 @@ class Hub(Generic[C]):
             self._evict(session, errors.SLOW_CONSUMER, now)
 
     def _judge_direct(self, session: Session[C], now: float) -> None:
-        if session.direct_bytes > self.limits.direct_bytes and session.blocked_at_tick is not None:
+        if session.direct_bytes > self.limits.direct_bytes and session.blocked:
             self._evict(session, errors.SLOW_CONSUMER, now)
 
     # -- commands -----------------------------------------------------------------------------------------------------
@@ -644,7 +564,7 @@ class Hub(Generic[C]):
         if keep_unread and member.cursor < room.head:
             log = member.log
             for frame in log.frames[member.cursor - log.base :]:
-                self._give(session, frame)
+                self._delivery.give(session, frame)
         session.members = tuple(other for other in session.members if other is not member)
         last = room.exit(member)
         session.steer()
@@ -671,7 +591,7 @@ class Hub(Generic[C]):
     def _tell_presence(self, room: Room[C]) -> None:
         for message in presence.news(room):
             room.append(message)
-        self._soil(room)
+        self._grow(room)
 
     # -- speaking -----------------------------------------------------------------------------------------------------
 
@@ -714,18 +634,15 @@ class Hub(Generic[C]):
         limits = self.limits
         room.record(message, limits.log_messages, limits.log_bytes, self._oldest_ms(ts_ms))
         self._published += 1
-        self._soil(room)
+        self._grow(room)
         if self.reports:
             self._effects.append(Report(message))
         if ref is not None:
             self._effects.append(Settle(ref, Position(room.epoch, room.offset)))
 
-    def _soil(self, room: Room[C]) -> None:
-        if room not in self._dirty:
-            self._dirty[room] = None
+    def _grow(self, room: Room[C]) -> None:
         self._grown[room] = None
-        if room.head - room.floor > self.limits.lag_messages:
-            self._pressing[room] = None
+        self._delivery.soil(room)
 
     def _oldest_ms(self, ts_ms: int) -> float:
         return ts_ms - self.limits.log_age_s * 1000
@@ -735,58 +652,7 @@ class Hub(Generic[C]):
     def _answer(self, session: Session[C], message: Message) -> None:
         text = session.lane.codec.encode(message)
         if text:
-            self._give(session, session.lane.direct(text))
-
-    def _give(self, session: Session[C], frame: Frame) -> None:
-        if session.direct is None:
-            session.direct = []
-        session.direct.append(frame)
-        session.direct_bytes += wire_bytes(frame)
-        self._name(session)
-
-    def _name(self, session: Session[C]) -> None:
-        if session.blocked_at_tick is None and not session.waiting:
-            session.waiting = True
-            self._named[session.client] = None
-        session.steer()
-
-    def _gather(self, session: Session[C]) -> list[Frame]:
-        """A chunk's worth of frames: first its own, then each room's in turn."""
-        budget = self.limits.chunk_bytes
-        frames: list[Frame] = []
-        direct = session.direct
-        if direct is not None:
-            taken = 0
-            while taken < len(direct):
-                size = wire_bytes(direct[taken])
-                if frames and size > budget:
-                    break
-                budget -= size
-                session.direct_bytes -= size
-                frames.append(direct[taken])
-                taken += 1
-            session.direct = direct[taken:] or None
-            if session.direct is not None:
-                return frames
-        for member in session.members:
-            log = member.log
-            for frame in log.frames[member.cursor - log.base :]:
-                size = wire_bytes(frame)
-                if frames and size > budget:
-                    return frames
-                budget -= size
-                frames.append(frame)
-                member.cursor += 1
-        return frames
-
-    def _caught_up(self, session: Session[C]) -> Chunk:
-        session.waiting = False
-        self._named.pop(session.client, None)
-        if session.blocked_at_tick is None:
-            for member in session.members:
-                member.room.catch_up(member)
-        session.steer()
-        return session.lane.join(())
+            self._delivery.give(session, session.lane.direct(text))
 
     def _refuse_join(self, session: Session[C], reason: CloseReason) -> None:
         """A plain client asked for one room; without it there is nothing to stay for."""
@@ -811,22 +677,13 @@ class Hub(Generic[C]):
     def _close(self, session: Session[C], reason: CloseReason, counter: Counter[str]) -> None:
         counter[reason.name] += 1
         session.state = State.CLOSING
-        session.blocked_at_tick = None
+        session.blocked = False
         session.waiting = True  # it is told to close, which says to pull
-        self._named.pop(session.client, None)
+        self._delivery.unname(session)
         self._deadlines.cancel_all(session)
         self._effects.append(Close(session.client, reason))
 
     # -- rooms --------------------------------------------------------------------------------------------------------
-
-    def _turn(self, most_members: int, *, name_all: bool) -> tuple[Chunk, int, list[C]] | None:
-        room, _ = self._dirty.popitem(last=False)
-        turn = room.turn(most_members, self.limits.chunk_bytes, self._named, name_all=name_all)
-        if not room.settled:
-            self._dirty[room] = None
-        if room.head - room.floor <= self.limits.lag_messages:
-            self._pressing.pop(room, None)
-        return turn
 
     def _check_message(self, room: str, content: str, username: str) -> None:
         if room not in self._rooms:
@@ -856,9 +713,8 @@ class Hub(Generic[C]):
 
     def _forget_room(self, room: Room[C]) -> None:
         del self._rooms[room.name]
-        self._dirty.pop(room, None)
         self._grown.pop(room, None)
-        self._pressing.pop(room, None)
+        self._delivery.forget(room)
         self._deadlines.cancel("roster", room)
         # Its roster may be due in this very tick; there is nobody left to tell.
         room.arrivals.clear()

@@ -193,7 +193,7 @@ class Room(Generic[C]):
         log.members += 1
         member = Member(session, self, log)
         self.members[session.client] = member
-        if session.blocked_at_tick is not None:
+        if session.blocked:
             self.behind[member] = None
         self.users[session.username] = self.users.get(session.username, 0) + 1
         return member
@@ -279,7 +279,7 @@ class Room(Generic[C]):
         self.behind[member] = None
         member.alone = True
         session = member.session
-        if session.blocked_at_tick is None and not session.waiting:
+        if not session.blocked and not session.waiting:
             session.waiting = True
             named[member.client] = None
 

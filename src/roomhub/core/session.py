@@ -49,14 +49,14 @@ class Session(Generic[C]):
         members: its place in each of its rooms.
         direct: frames for it alone, pulled before room frames; None when empty, as it nearly always is.
         waiting: it was named by ``ready`` (or will be) and has not pulled all since.
-        blocked_at_tick: the tick in which its transport refused a write, None while it takes them.
+        blocked: its transport refused a write and has not taken all since.
         message_allowance_s, join_allowance_s: when the next message (join) would be due at the allowed rate; how far
             that lies ahead of now is what the burst allows (the generic cell rate algorithm, one number a bucket).
     """
 
     __slots__ = (
         "address",
-        "blocked_at_tick",
+        "blocked",
         "client",
         "direct",
         "direct_bytes",
@@ -82,7 +82,7 @@ class Session(Generic[C]):
         self.direct: list[Frame] | None = None
         self.direct_bytes = 0
         self.waiting = False
-        self.blocked_at_tick: int | None = None
+        self.blocked = False
         self.heard_at = now
         self.message_allowance_s = 0.0
         self.join_allowance_s = 0.0
@@ -103,7 +103,7 @@ class Session(Generic[C]):
         alone = (
             not self.shares
             or self.waiting
-            or self.blocked_at_tick is not None
+            or self.blocked
             or self.direct is not None
             or self.state is not State.OPEN
             or len(self.members) != 1

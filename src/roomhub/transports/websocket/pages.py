@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from roomhub.core.hub import Statistics
+from roomhub.core.statistics import Statistics
 from roomhub.transports.websocket.handshake import Page
 
 __all__ = ["health_page", "metrics_page"]

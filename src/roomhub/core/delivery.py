@@ -1,0 +1,194 @@
+"""Who gets what next.
+
+Rooms with something new are *dirty* and are served in rotation, a turn each. A turn hands one chunk to all members that
+want exactly that (``share``), and *names* the others, which pull for themselves. A client is named at most once until
+it has pulled all there is.
+"""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from typing import Generic, NamedTuple
+
+from typing_extensions import TypeVar
+
+from roomhub.core.codec import Chunk, Frame, wire_bytes
+from roomhub.core.limits import Limits
+from roomhub.core.room import Room
+from roomhub.core.session import Session
+
+__all__ = ["Delivery", "Share"]
+
+C = TypeVar("C", bound=Hashable)
+
+
+class Share(NamedTuple, Generic[C]):
+    """One chunk and the clients that get it, each of which wants exactly this next."""
+
+    chunk: Chunk
+    clients: Sequence[C]
+
+
+class Delivery(Generic[C]):
+    """The rooms to serve and the clients to name; the hub's part that moves cursors.
+
+    Attributes:
+        dirty: rooms with a pass to begin or to go on with.
+        pressing: those whose healthy members have more to get than one may lag by.
+        named: clients that ``ready`` is about to name.
+        frames, bytes: how much was handed out, counted once a recipient.
+    """
+
+    __slots__ = ("_limits", "bytes", "dirty", "frames", "named", "pressing")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.dirty: OrderedDict[Room[C], None] = OrderedDict()
+        self.pressing: dict[Room[C], None] = {}
+        self.named: dict[C, None] = {}
+        self.frames = 0
+        self.bytes = 0
+
+    @property
+    def is_settled(self) -> bool:
+        return not self.dirty and not self.named
+
+    # -- what the hub says --------------------------------------------------------------------------------------------
+
+    def soil(self, room: Room[C]) -> None:
+        """The room has a new entry."""
+        if room not in self.dirty:
+            self.dirty[room] = None
+        if room.head - room.floor > self._limits.lag_messages:
+            self.pressing[room] = None
+
+    def forget(self, room: Room[C]) -> None:
+        """The room is gone."""
+        self.dirty.pop(room, None)
+        self.pressing.pop(room, None)
+
+    def stop(self, session: Session[C]) -> None:
+        """The session's transport takes nothing more for now."""
+        session.waiting = False
+        self.unname(session)
+        session.steer()
+        for member in session.members:
+            member.room.behind[member] = None
+
+    def resume(self, session: Session[C]) -> None:
+        """The session's transport takes more again."""
+        if session.has_more:
+            self._name(session)
+        else:
+            self._caught_up(session)
+
+    def unname(self, session: Session[C]) -> None:
+        self.named.pop(session.client, None)
+
+    def give(self, session: Session[C], frame: Frame) -> None:
+        """A frame for this session alone, to be pulled before what its rooms have for it."""
+        if session.direct is None:
+            session.direct = []
+        session.direct.append(frame)
+        session.direct_bytes += wire_bytes(frame)
+        self._name(session)
+
+    def _name(self, session: Session[C]) -> None:
+        if not session.blocked and not session.waiting:
+            session.waiting = True
+            self.named[session.client] = None
+        session.steer()
+
+    # -- what drivers ask ---------------------------------------------------------------------------------------------
+
+    def share(self, most_members: int) -> Share[C] | None:
+        while self.dirty:
+            turn = self._turn(most_members, name_all=False)
+            if turn is not None:
+                chunk, frames, clients = turn
+                self.frames += frames * len(clients)
+                self.bytes += wire_bytes(chunk) * len(clients)
+                return Share(chunk, clients)
+        return None
+
+    def ready(self) -> Sequence[C]:
+        while self.dirty:
+            self._turn(256, name_all=True)
+        return self.take_named()
+
+    def take_named(self) -> Sequence[C]:
+        if not self.named:
+            return ()
+        named = list(self.named)
+        self.named.clear()
+        return named
+
+    def pull(self, session: Session[C]) -> Chunk:
+        members = session.members
+        if session.direct is None and len(members) == 1:
+            member = members[0]
+            start = member.cursor
+            if start == member.room.head:
+                return self._caught_up(session)
+            chunk, member.cursor = member.log.read(start, self._limits.chunk_bytes)
+            frames_count = member.cursor - start
+        else:
+            frames = self._gather(session)
+            if not frames:
+                return self._caught_up(session)
+            chunk = session.lane.join(frames)
+            frames_count = len(frames)
+        self.frames += frames_count
+        self.bytes += wire_bytes(chunk)
+        if not session.has_more:
+            self._caught_up(session)
+        # Entries that this dialect has no words for are read without a byte.
+        return chunk or self.pull(session)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _gather(self, session: Session[C]) -> list[Frame]:
+        """A chunk's worth of frames: first its own, then each room's in turn."""
+        budget = self._limits.chunk_bytes
+        frames: list[Frame] = []
+        direct = session.direct
+        if direct is not None:
+            taken = 0
+            while taken < len(direct):
+                size = wire_bytes(direct[taken])
+                if frames and size > budget:
+                    break
+                budget -= size
+                session.direct_bytes -= size
+                frames.append(direct[taken])
+                taken += 1
+            session.direct = direct[taken:] or None
+            if session.direct is not None:
+                return frames
+        for member in session.members:
+            log = member.log
+            for frame in log.frames[member.cursor - log.base :]:
+                size = wire_bytes(frame)
+                if frames and size > budget:
+                    return frames
+                budget -= size
+                frames.append(frame)
+                member.cursor += 1
+        return frames
+
+    def _caught_up(self, session: Session[C]) -> Chunk:
+        session.waiting = False
+        self.unname(session)
+        if not session.blocked:
+            for member in session.members:
+                member.room.catch_up(member)
+        session.steer()
+        return session.lane.join(())
+
+    def _turn(self, most_members: int, *, name_all: bool) -> tuple[Chunk, int, list[C]] | None:
+        room, _ = self.dirty.popitem(last=False)
+        turn = room.turn(most_members, self._limits.chunk_bytes, self.named, name_all=name_all)
+        if not room.settled:
+            self.dirty[room] = None
+        if room.head - room.floor <= self._limits.lag_messages:
+            self.pressing.pop(room, None)
+        return turn

@@ -44,10 +44,10 @@ def microseconds(call: Callable[[], object], seconds: float = 0.3) -> float:
         start = time.perf_counter()
         for _ in range(calls):
             call()
-        if (took := time.perf_counter() - start) > seconds / 10:
+        if time.perf_counter() - start > seconds / 10:
             break
         calls *= 2
-    timings = []
+    timings: list[float] = []
     for _ in range(5):
         start = time.perf_counter()
         for _ in range(calls):

@@ -119,7 +119,7 @@ class Lane:
         codec: the dialect.
         frame: one encoded message to one frame.
         join: frames to the chunk that one write takes; of no frames, something falsy.
-        direct: frames what goes to one client alone; ``frame`` unless given (a compressing lane spares itself the work).
+        direct: frames what goes to one client alone; ``frame`` unless given (compressing for one does not pay).
         v1: whether the ``v1_`` limits apply.
     """
 

@@ -49,7 +49,7 @@ class Connected(Generic[C_co]):
         username: its name, already checked with ``username_fault``; also its identity key.
         rooms: rooms to join at once.
         address: where it comes from, for the statistics and the cap per address.
-        shares: True if the transport writes what ``Hub.share`` hands it; otherwise it is named by ``Hub.ready`` and pulls.
+        shares: the transport writes what ``Hub.share`` hands it; otherwise ``Hub.ready`` names the client and it pulls.
     """
 
     __slots__ = ("address", "client", "lane", "rooms", "shares", "username")

@@ -59,7 +59,7 @@ class Hub(Generic[C]):
     """Rooms and the connections in them.
 
     Args:
-        epoch: text that no other hub of this deployment, and no earlier run of this one, has; rooms' epochs begin with it.
+        epoch: text that no other hub of this deployment, nor an earlier run of this one, has; rooms' epochs begin with it.
         limits: every bound.
         room_rule: gives None for a good room name and otherwise what is wrong with it.
 
@@ -665,7 +665,7 @@ class Hub(Generic[C]):
         self._close(session, reason, self._refusals)
 
     def _evict(self, session: Session[C], reason: CloseReason, now: float) -> None:
-        """Close a client and tell its rooms. What it had not read goes out before the close, unless it does not read."""
+        """Close a client and tell its rooms. What it has not read goes out before, unless it does not read."""
         if session.state is not State.OPEN:
             return
         is_slow = reason is errors.SLOW_CONSUMER or reason is errors.NO_PONG

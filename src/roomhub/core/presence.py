@@ -2,13 +2,13 @@
 
 The seed's wire: on a join ``online_users`` then ``user_joined``; on a leave ``user_left`` then ``online_users``. A
 roster costs names times members, so joins and leaves that come close together are told together: every ``user_left``,
-one ``online_users`` as of the end, every ``user_joined``. One join alone, or one leave alone, is then exactly the seed's.
+one ``online_users`` as of the end, every ``user_joined``. One join alone, or one leave, is then exactly the seed's.
 
 A member that folds those frames always has the room's true membership.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from roomhub.core.message import ONLINE_USERS, USER_JOINED, USER_LEFT, Message
 from roomhub.core.room import Room
@@ -16,13 +16,16 @@ from roomhub.core.room import Room
 __all__ = ["has_news", "joined", "left", "news", "note_arrival", "note_departure", "roster"]
 
 
+FULLWIDTH_COMMA: Final = "\uff0c"
+
+
 def roster(room: Room[Any]) -> Message:
-    """The names here in order of joining, each once. A name's comma would split it in two: shown as a full-width one."""
+    """The names here in order of joining, each once. A comma in a name would split it: shown as a full-width one."""
     return Message(ONLINE_USERS, room.name, "", "", ",".join(_shown(room.users)))
 
 
 def _shown(users: Iterable[str]) -> Iterable[str]:
-    return (user.replace(",", "，") if "," in user else user for user in users)
+    return (user.replace(",", FULLWIDTH_COMMA) if "," in user else user for user in users)
 
 
 def joined(room: Room[Any], user: str) -> Message:

@@ -180,6 +180,16 @@ def test_limit_counts_inflated_bytes() -> None:
     assert failure(read_all(frame(FIN | RSV1 | TEXT, deflate(b"a")), empty)) == 1009
 
 
+def test_byte_over_the_limit_with_bad_data_right_behind_it_fails_the_same_however_cut() -> None:
+    limits = FrameLimits(message_bytes=20, fragments=64, binary=True)
+    good = deflate(b"abcdefghijklmnopqrstuvwxyz")
+    for at in range(len(good)):
+        for byte in range(256):
+            payload = good[:at] + bytes((byte,)) + good[at + 1 :]
+            items = read_all(frame(FIN | RSV1 | 2, payload), limits)  # the same, however cut
+            assert isinstance(items[0], bytes) or failure(items) in (1007, 1009)
+
+
 def test_data_that_does_not_compress_may_be_sent_up_to_the_limit() -> None:
     limits = FrameLimits(message_bytes=512, fragments=64, binary=True)
     noise = os.urandom(512)

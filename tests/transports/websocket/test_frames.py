@@ -495,7 +495,8 @@ def streams(draw: st.DrawFn, *, deflate: bool) -> list[bytes]:
     good = plain_parts | deflate_parts if deflate else plain_parts
     parts = draw(st.lists(good, max_size=6))
     parts += draw(st.lists(bad_parts | good, max_size=2))
-    if parts and draw(st.booleans()):
+    broken = draw(st.booleans())
+    if parts and broken:
         which = draw(st.integers(0, len(parts) - 1))
         data = bytearray(parts[which])
         if data:

@@ -20,6 +20,7 @@ from wsproto.events import AcceptConnection
 from wsproto.events import Request as WSRequest
 from wsproto.extensions import PerMessageDeflate
 
+from roomhub.core.names import room_fault
 from roomhub.transports.websocket.handshake import (
     Deflate,
     Handshake,
@@ -661,7 +662,7 @@ def test_row_52_room_outside_the_charset_is_400(room: str, cut: int) -> None:
 
 
 def test_limits_of_names_are_arguments() -> None:
-    rules = policy(route=chat_route(name_bytes=3, room_bytes=3))
+    rules = policy(route=chat_route(name_bytes=3, room_rule=lambda room: room_fault(room, max_bytes=3)))
     assert refused(upgrade_request(target="/ws/abcd?username=abc"), 0, rules).status == 400
     assert refused(upgrade_request(target="/ws/abc?username=abcd"), 0, rules).status == 400
     assert upgraded(upgrade_request(target="/ws/abc?username=abc"), 0, rules)

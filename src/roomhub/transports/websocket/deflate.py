@@ -13,9 +13,10 @@ from functools import cache, partial
 
 from wsproto.frame_protocol import CloseReason, ParseFailed
 
-from .frames import frame_header, text_frame
+from .frames import INVALID_PAYLOAD, binary_frame, frame_header, text_frame
 
 _TEXT_FIN_RSV1 = 0xC1
+_BINARY_FIN_RSV1 = 0xC2
 
 # What a flush ends with and a frame leaves out (section 7.2.1).
 _FLUSH_TAIL = b"\x00\x00\xff\xff"
@@ -27,11 +28,11 @@ _END = _FLUSH_TAIL + b"\x01\x00\x00\xff\xff"
 _WORTH_BYTES = 32
 
 # Inflated bytes come in pieces of at most so many, so that a bomb is noticed while it is small.
-_PIECE_BYTES = 2048
+_PIECE_BYTES = 1024
 
 
 class Deflated:
-    """Makes compressed text frames for every connection of a lane.
+    """Makes compressed frames for every connection of a lane.
 
     `window_bits`: 9 to 15, what was negotiated as `server_max_window_bits`; 12 is 4 KiB. `level` is
     zlib's. For one thread only.
@@ -47,17 +48,27 @@ class Deflated:
 
         Raises UnicodeEncodeError for a lone surrogate.
         """
-        payload = text.encode()
-        if len(payload) < _WORTH_BYTES:
+        compressed = self._compress(text.encode())
+        if compressed is None:
             return text_frame(text)
+        return frame_header(_TEXT_FIN_RSV1, len(compressed)) + compressed
+
+    def binary_frame(self, data: bytes) -> bytes:
+        """Return a binary message as one frame, compressed where that is shorter."""
+        compressed = self._compress(data)
+        if compressed is None:
+            return binary_frame(data)
+        return frame_header(_BINARY_FIN_RSV1, len(compressed)) + compressed
+
+    def _compress(self, payload: bytes) -> bytes | None:
+        if len(payload) < _WORTH_BYTES:
+            return None
         # A full flush makes the compressor forget the message, so that the next one does not refer
         # to it: a connection may not have had it.
         compressor = self._compressor
         compressed = compressor.compress(payload) + compressor.flush(zlib.Z_FULL_FLUSH)
         length = len(compressed) - len(_FLUSH_TAIL)
-        if length >= len(payload):
-            return text_frame(text)
-        return frame_header(_TEXT_FIN_RSV1, length) + compressed[:length]
+        return compressed[:length] if length < len(payload) else None
 
 
 class Inflater:
@@ -74,7 +85,7 @@ class Inflater:
 
         At the first byte over `message_bytes` the caller stops asking. Data that is not deflate,
         or ends in the middle, raises ParseFailed with 1007, as wsproto and Node's ws do: RFC 7692
-        names no code. Bad UTF-8 has the same, so which is found first does not show.
+        names no code. Bad UTF-8 fails alike, so which is found first does not show.
         """
         rest = yield from self._inflate(data)
         # A sender may mark its last block as such, and then adds the zeros of an empty one (section
@@ -90,23 +101,32 @@ class Inflater:
         """Yield what `data` inflates to; return what of it follows the deflate stream's end."""
         inflater = self._zlib
         while not inflater.eof:
-            # One byte over the limit is enough to see that the message is over it.
-            most = max(1, int(min(_PIECE_BYTES, self._room + 1)))
+            most, later = 1, b""
             try:
-                piece = inflater.decompress(data, most)
+                if self._room >= 1:
+                    most = int(min(_PIECE_BYTES, self._room))
+                    piece = inflater.decompress(data, most)
+                else:
+                    # One call can find a byte over the limit and bad data behind it, and then tells
+                    # of the second only. So that the cuts of the reads do not matter, take first
+                    # what zlib holds already, then single bytes.
+                    piece = inflater.decompress(b"", 1)
+                    later = data
+                    if not piece:
+                        piece, later = inflater.decompress(data[:1], 1), data[1:]
             except zlib.error:
                 raise _bad_data() from None
             self._room -= len(piece)
             if piece:
                 yield piece
-            data = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
+            data = (inflater.unused_data if inflater.eof else inflater.unconsumed_tail) + later
             if not data and len(piece) < most:
                 break
         return data
 
 
 def _bad_data() -> ParseFailed:
-    return ParseFailed("bad compressed data", CloseReason.INVALID_FRAME_PAYLOAD_DATA)
+    return ParseFailed(INVALID_PAYLOAD, CloseReason.INVALID_FRAME_PAYLOAD_DATA)
 
 
 @cache

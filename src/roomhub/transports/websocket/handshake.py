@@ -28,6 +28,7 @@ from .http11 import (
     response,
 )
 from .negotiate import (
+    WINDOW_BITS,
     Deflate,
     Network,
     accept_token,
@@ -51,6 +52,7 @@ __all__ = [
     "Router",
     "Upgrade",
     "chat_route",
+    "error_reply",
     "timeout_reply",
     "unavailable_reply",
 ]
@@ -76,6 +78,8 @@ class Policy:
     require_origin: refuse who sends no Origin, so all but browsers.
     trusted_proxies: whose Forwarded and X-Forwarded-* are believed.
     subprotocols: those spoken here.
+    compression: whether permessage-deflate may be agreed on.
+    least_window_bits: 9 to 12, the smallest window of ours that a client may ask for with it. Lanes need 12.
     pages: what GET and HEAD answer, by path; called once a request. They come before the route.
     """
 
@@ -87,6 +91,7 @@ class Policy:
     require_origin: bool = False
     trusted_proxies: Sequence[Network] = ()
     compression: bool = False
+    least_window_bits: int = WINDOW_BITS
     subprotocols: Sequence[str] = ()
     pages: Mapping[str, Callable[[], Page]] = field(default_factory=dict)
 
@@ -198,7 +203,7 @@ class Handshake:
             request=request,
             route=route,
             subprotocol=subprotocol,
-            deflate=select_deflate(request) if policy.compression else None,
+            deflate=select_deflate(request, policy.least_window_bits) if policy.compression else None,
             address=address,
             secure=secure,
             rest=rest,
@@ -217,11 +222,12 @@ def _page(request: Request, page: Callable[[], Page]) -> Reply | Refusal:
     return Reply(made.status, response(made.status, made.content_type, made.body, head=is_head))
 
 
-def chat_route(*, name_bytes: float = 64, room_bytes: float = 64) -> Router:
+def chat_route(*, name_bytes: float = 64, room_rule: Callable[[str], str | None] = room_fault) -> Router:
     """The route of the chat: `/ws/{room}?username={name}`, as the seed has it.
 
     Room or username missing or empty is 400 with the seed's own words, a doubled or invalid one 400
-    with what is wrong with it, any other path 404. Names are bounded in bytes of UTF-8.
+    with what is wrong with it, any other path 404. User names are bounded in bytes of UTF-8;
+    `room_rule` gives None for a good room name, else what is wrong with it.
     """
 
     def route(request: Request) -> Route | Refusal:
@@ -238,7 +244,7 @@ def chat_route(*, name_bytes: float = 64, room_bytes: float = 64) -> Router:
         if len(usernames) > 1:
             return Refusal(400, "username is given more than once: send it once")
         [username] = usernames
-        fault = room_fault(room, max_bytes=room_bytes) or username_fault(username, max_bytes=name_bytes, plain=True)
+        fault = room_rule(room) or username_fault(username, max_bytes=name_bytes, plain=True)
         return Route(room, username) if fault is None else Refusal(400, fault)
 
     return route
@@ -247,6 +253,11 @@ def chat_route(*, name_bytes: float = 64, room_bytes: float = 64) -> Router:
 def timeout_reply() -> Reply:
     """408, for a peer that was silent or slow until the handshake's time was up."""
     return refusal_reply(Refusal(408, "the request did not arrive in time"))
+
+
+def error_reply() -> Reply:
+    """500, where what should have answered failed."""
+    return refusal_reply(Refusal(500, "the server failed to answer this request"))
 
 
 def unavailable_reply(message: str, *, retry_after_s: int) -> Reply:

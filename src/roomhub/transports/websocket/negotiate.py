@@ -126,7 +126,7 @@ def _is_same_host(origin: str, host: str, *, secure: bool) -> bool:
 
 # permessage-deflate, RFC 7692 section 7
 
-_WINDOW_BITS = 12  # small, so that one compressor a lane and one inflater a connection cost little
+WINDOW_BITS = 12  # small, so that one compressor a lane and one inflater a connection cost little
 _BITS = re.compile(r"[89]|1[0-5]")  # section 7.1.2: 8 to 15, no leading zeros
 
 
@@ -153,21 +153,22 @@ class Deflate:
         return answer
 
 
-def select_deflate(request: Request) -> Deflate | None:
+def select_deflate(request: Request, least_window_bits: int = WINDOW_BITS) -> Deflate | None:
     """The first acceptable offer of permessage-deflate, None where there is none.
 
     An offer is passed over if a parameter is unknown, doubled or malformed, or if it wants the
-    server's window smaller than ours, as all connections share what one compressor made.
+    server's window smaller than `least_window_bits`, at most 12. Where all connections share what
+    one compressor made they cannot have smaller ones; zlib can do 9 and more.
     """
     for offer in _parameter_lists(request.values("sec-websocket-extensions")):
         if offer and offer[0] == ("permessage-deflate", None):
-            selected = _deflate(offer[1:])
+            selected = _deflate(offer[1:], least_window_bits)
             if selected is not None:
                 return selected
     return None
 
 
-def _deflate(offer: Parameters) -> Deflate | None:
+def _deflate(offer: Parameters, least_window_bits: int) -> Deflate | None:
     parameters = dict(offer)
     if len(parameters) != len(offer):
         return None
@@ -176,17 +177,18 @@ def _deflate(offer: Parameters) -> Deflate | None:
             case "server_no_context_takeover" | "client_no_context_takeover":
                 valid = value is None
             case "server_max_window_bits":
-                valid = _is_bits(value) and int(value or 0) >= _WINDOW_BITS
+                valid = _is_bits(value) and int(value or 0) >= least_window_bits
             case "client_max_window_bits":
                 valid = value is None or _is_bits(value)
             case _:
                 valid = False
         if not valid:
             return None
+    server_bits = min(int(parameters.get("server_max_window_bits") or WINDOW_BITS), WINDOW_BITS)
     client_bits = 15
     if "client_max_window_bits" in parameters:  # else it may not be in the answer (section 7.1.2.2)
-        client_bits = min(int(parameters["client_max_window_bits"] or 15), _WINDOW_BITS)
-    return Deflate(_WINDOW_BITS, client_bits)
+        client_bits = min(int(parameters["client_max_window_bits"] or 15), WINDOW_BITS)
+    return Deflate(server_bits, client_bits)
 
 
 def _is_bits(value: str | None) -> bool:

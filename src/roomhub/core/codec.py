@@ -123,7 +123,7 @@ class Lane:
         v1: whether the ``v1_`` limits apply.
     """
 
-    __slots__ = ("codec", "direct", "empty", "frame", "join", "v1")
+    __slots__ = ("codec", "direct", "empty", "frame", "join", "nothing", "v1")
 
     def __init__(
         self,
@@ -139,7 +139,8 @@ class Lane:
         self.join = join
         self.direct = direct or frame
         self.v1 = v1
-        self.empty: Frame = b"" if isinstance(join(()), bytes) else ""
+        self.nothing = join(())
+        self.empty: Frame = b"" if isinstance(self.nothing, bytes) else ""
 
     def __repr__(self) -> str:
         return f"<Lane {self.codec.name}>"

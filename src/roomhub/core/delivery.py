@@ -182,7 +182,7 @@ class Delivery(Generic[C]):
             for member in session.members:
                 member.room.catch_up(member)
         session.steer()
-        return session.lane.join(())
+        return session.lane.nothing
 
     def _turn(self, most_members: int, *, name_all: bool) -> tuple[Chunk, int, list[C]] | None:
         room, _ = self.dirty.popitem(last=False)

@@ -85,6 +85,7 @@ class Hub(Generic[C]):
         self._incarnations = 0
         self._draining = False
         self._wall_offset_ms = 0.0
+        self._log_age_ms = limits.log_age_s * 1000
         self._sessions: dict[C, Session[C]] = {}
         self._addresses: Counter[str] = Counter()
         self._rooms: dict[str, Room[C]] = {}
@@ -233,7 +234,7 @@ class Hub(Generic[C]):
     def history(self, room: str, limit: float = math.inf) -> Sequence[Message]:
         """The newest messages that the room keeps, oldest first."""
         found = self._rooms.get(room)
-        return found.messages(limit, self._oldest_ms(found.ts_ms)) if found else ()
+        return found.messages(limit, found.ts_ms - self._log_age_ms) if found else ()
 
     def refusal(self, address: str = "") -> CloseReason | None:
         """Why a connection from ``address`` would not be taken now; None if it would."""
@@ -632,7 +633,7 @@ class Hub(Generic[C]):
         room.ts_ms = message.ts_ms = ts_ms
         room.append(message)
         limits = self.limits
-        room.record(message, limits.log_messages, limits.log_bytes, self._oldest_ms(ts_ms))
+        room.record(message, limits.log_messages, limits.log_bytes, ts_ms - self._log_age_ms)
         self._published += 1
         self._grow(room)
         if self.reports:
@@ -643,9 +644,6 @@ class Hub(Generic[C]):
     def _grow(self, room: Room[C]) -> None:
         self._grown[room] = None
         self._delivery.soil(room)
-
-    def _oldest_ms(self, ts_ms: int) -> float:
-        return ts_ms - self.limits.log_age_s * 1000
 
     # -- a session's own frames, and its end --------------------------------------------------------------------------
 

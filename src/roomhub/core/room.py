@@ -46,14 +46,14 @@ class LaneLog:
         # totals[i] is how many bytes came before frames[i]; lag in bytes is one subtraction.
         self.totals: list[int] = [0]
         self._chunk_start = self._chunk_head = self._chunk_next = -1
-        self._chunk: Chunk = lane.join(())
+        self._chunk: Chunk = lane.nothing
 
     def append(self, message: Message) -> None:
         lane = self.lane
         text = lane.codec.encode(message)
         frame = lane.frame(text) if text else lane.empty
         self.frames.append(frame)
-        self.totals.append(self.totals[-1] + wire_bytes(frame))
+        self.totals.append(self.totals[-1] + (len(frame) if isinstance(frame, bytes) else wire_bytes(frame)))
 
     def lag_bytes(self, cursor: int) -> int:
         return self.totals[-1] - self.totals[cursor - self.base]
@@ -89,7 +89,7 @@ class LaneLog:
             del self.totals[:count]
         self.base = index
         self._chunk_start = -1
-        self._chunk = self.lane.join(())
+        self._chunk = self.lane.nothing
 
 
 class Member(Generic[C]):
@@ -170,10 +170,11 @@ class Room(Generic[C]):
     def record(self, message: Message, most_messages: float, most_bytes: float, oldest_ms: float) -> None:
         """Keep a chat message for history, and let go of what the bounds no longer allow."""
         log = self.log
-        log.append((message.user, message.username, message.content, message.offset, message.ts_ms))
-        self.log_bytes += wire_bytes(message.content) + RECORD_OVERHEAD_BYTES
+        size = wire_bytes(message.content) + RECORD_OVERHEAD_BYTES
+        log.append((message.user, message.username, message.content, message.offset, message.ts_ms, size))
+        self.log_bytes += size
         while log and (len(log) > most_messages or self.log_bytes > most_bytes or log[0][4] < oldest_ms):
-            self.log_bytes -= wire_bytes(log.popleft()[2]) + RECORD_OVERHEAD_BYTES
+            self.log_bytes -= log.popleft()[5]
 
     def messages(self, limit: float, oldest_ms: float) -> list[Message]:
         """The newest logged messages, oldest first."""
@@ -182,7 +183,7 @@ class Room(Generic[C]):
             records = records[len(records) - int(limit) :]
         return [
             Message(CHAT, self.name, user, username, content, offset, ts_ms)
-            for user, username, content, offset, ts_ms in records
+            for user, username, content, offset, ts_ms, _ in records
         ]
 
     def enter(self, session: "Session[C]") -> Member[C]:

@@ -124,7 +124,7 @@ class Peer:
         self.blocked = False
         self.blocked_in_tick = -1
         self.named = False
-        self.heard_at = self.pinged_at = self.spoke_at = self.progress_at = now
+        self.heard_at = self.quiet_from = self.probed_at = self.pinged_at = self.spoke_at = self.progress_at = now
         self.messages = Bucket(limits.message_rate_per_s, limits.message_burst)
         self.joins = Bucket(limits.join_rate_per_s, limits.join_burst)
 
@@ -228,7 +228,7 @@ class World:
         content = f"{self.next_content}" + "é" * (self.next_content % 3)
         peer = self.peers.get(client)
         if peer is not None and peer.open:
-            peer.heard_at = peer.spoke_at = self.now
+            peer.heard_at = peer.quiet_from = peer.spoke_at = self.now
             if not peer.messages.take(self.now):
                 self._evict(peer, "rate_limited")
             elif peer.places:
@@ -242,7 +242,7 @@ class World:
     def hear(self, client: int) -> None:
         peer = self.peers.get(client)
         if peer is not None and peer.open:
-            peer.heard_at = self.now
+            peer.heard_at = peer.quiet_from = self.now
         self._do(Heard(client))
 
     def block(self, client: int) -> None:
@@ -359,11 +359,20 @@ class World:
         pinged = [peer for peer in everybody if peer.pinged_at + limits.ping_interval_s <= now]
         for peer in sorted(pinged, key=lambda peer: probes.get(peer.client, 0)):
             peer.pinged_at = now
+            if peer.probed_at <= peer.heard_at:
+                peer.probed_at = now
             self.expected.append(("probe", peer.client))
         quiet = [place for place in self.places.values() if place.quiet_until is not None and place.quiet_until <= now]
         for place in quiet:
             place.quiet_until = None
-        silent = [peer for peer in everybody if peer.heard_at + limits.pong_timeout_s <= now]
+        silent: list[Peer] = []
+        for peer in everybody:
+            if peer.quiet_from + limits.pong_timeout_s <= now:
+                asked_s = now - peer.probed_at if peer.probed_at > peer.heard_at else 0.0
+                if asked_s > 0 and asked_s >= (limits.pong_timeout_s - limits.ping_interval_s) / 2:
+                    silent.append(peer)
+                else:
+                    peer.quiet_from = now
         idle = [peer for peer in everybody if peer.spoke_at + limits.idle_timeout_s <= now]
         stuck = [peer for peer in everybody if peer.blocked and peer.progress_at + limits.write_timeout_s <= now]
         for peers, reason in ((silent, "no_pong"), (idle, "idle"), (stuck, "slow_consumer")):
@@ -496,7 +505,7 @@ class World:
         for peer in self.peers.values():
             if peer.open:
                 ends.append(peer.pinged_at + limits.ping_interval_s)
-                ends.append(peer.heard_at + limits.pong_timeout_s)
+                ends.append(peer.quiet_from + limits.pong_timeout_s)
                 ends.append(peer.spoke_at + limits.idle_timeout_s)
                 if peer.blocked:
                     ends.append(peer.progress_at + limits.write_timeout_s)

@@ -373,7 +373,13 @@ def test_next_deadline_is_the_next_of_all() -> None:
 
 def test_silence_and_a_stuck_write_close_once() -> None:
     play = (Playbook(pong_timeout_s=10, ping_interval_s=5, idle_timeout_s=10) >> join("ann", "Ann")).forget()
-    play >> Blocked("ann") >> After(10) << Probe("ann") << Close("ann", NO_PONG) << Nothing()
+    play >> Blocked("ann") >> After(5) << Probe("ann") >> After(5) << Probe("ann") << Close("ann", NO_PONG) << Nothing()
+
+
+def test_a_stalled_program_gives_its_peers_time_to_answer() -> None:
+    play = (Playbook() >> join("ann", "Ann") >> join("bob", "Bob")).forget()
+    play >> After(3600) << Probe("ann") << Probe("bob") << Nothing()
+    play >> Heard("ann") >> After(60) << Probe("ann") << Probe("bob") << Close("bob", NO_PONG)
 
 
 # -- rates and caps -------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ class Hub(Generic[C]):
     """Rooms and the connections in them.
 
     Args:
-        epoch: text that no other hub of this deployment, nor an earlier run of this one, has; rooms' epochs begin with it.
+        epoch: text that no other hub of this deployment, nor an earlier run of this one, has; rooms' epochs begin so.
         limits: every bound.
         room_rule: gives None for a good room name and otherwise what is wrong with it.
 
@@ -103,6 +103,8 @@ class Hub(Generic[C]):
                 "roster": limits.presence_interval_s * PLAIN_ROSTER_INTERVALS,
             }
         )
+        # The time a probed peer has had at least when its silence is held against it; less, and it is we who were late.
+        self._answer_s = (limits.pong_timeout_s - limits.ping_interval_s) / 2
         self._message_interval_s = 1 / limits.message_rate_per_s
         self._message_burst_s = _burst_s(limits.message_burst, self._message_interval_s)
         self._join_interval_s = 1 / limits.join_rate_per_s
@@ -407,10 +409,17 @@ class Hub(Generic[C]):
         for kind, key in self._deadlines.expired(now):
             match kind:
                 case "ping":
+                    if key.probed_at <= key.heard_at:
+                        key.probed_at = now
                     self._effects.append(Probe(key.client))
                     self._deadlines.arm("ping", key, now)
                 case "silence":
-                    self._evict(key, errors.NO_PONG, now)
+                    if key.probed_at > key.heard_at and now - key.probed_at >= self._answer_s:
+                        self._evict(key, errors.NO_PONG, now)
+                    else:
+                        # The program was late, not the peer: it had no time to answer. So a stalled event loop, or a
+                        # machine that slept, does not cost everybody the connection.
+                        self._deadlines.arm("silence", key, now)
                 case "idle":
                     self._evict(key, errors.IDLE, now)
                 case "write":

@@ -49,6 +49,8 @@ class Session(Generic[C]):
         members: its place in each of its rooms.
         direct: frames for it alone, pulled before room frames; None when empty, as it nearly always is.
         waiting: it was named by ``ready`` (or will be) and has not pulled all since.
+        heard_at: when something of the peer last came in.
+        probed_at: when it was first probed since, if that is later.
         blocked: its transport refused a write and has not taken all since.
         message_allowance_s, join_allowance_s: when the next message (join) would be due at the allowed rate; how far
             that lies ahead of now is what the burst allows (the generic cell rate algorithm, one number a bucket).
@@ -65,6 +67,7 @@ class Session(Generic[C]):
         "lane",
         "members",
         "message_allowance_s",
+        "probed_at",
         "shares",
         "state",
         "username",
@@ -84,6 +87,7 @@ class Session(Generic[C]):
         self.waiting = False
         self.blocked = False
         self.heard_at = now
+        self.probed_at = now
         self.message_allowance_s = 0.0
         self.join_allowance_s = 0.0
 

@@ -9,18 +9,18 @@ messages came in, each client is written to once.
 
 import logging
 import secrets
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from inspect import iscoroutinefunction
+from inspect import iscoroutine, iscoroutinefunction
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeAlias, cast
+from typing import Any, Final, Generic, Self, TypeAlias, assert_never, cast
 
 import anyio
-from anyio import from_thread
 from anyio.abc import TaskGroup
-from anyio.lowlevel import EventLoopToken, checkpoint, current_token
-from typing_extensions import TypeVar, assert_never
+from anyio.lowlevel import checkpoint, current_token
+from typing_extensions import TypeVar
 
 from roomhub.core import errors
 from roomhub.core.codec import Chunk
@@ -29,9 +29,10 @@ from roomhub.core.deadlines import Deadlines
 from roomhub.core.effects import Announce, Authorize, Close, Effect, Probe, Report, Settle
 from roomhub.core.errors import CloseReason
 from roomhub.core.events import Authorized, ClockSet, Denied, Disconnected, Event, Published, Refused, Ticked
-from roomhub.core.hub import Hub, Statistics
+from roomhub.core.hub import Hub
 from roomhub.core.limits import Limits
 from roomhub.core.message import CHAT, USER_JOINED, Message, Position
+from roomhub.core.statistics import Statistics
 from roomhub.ports import Client, Clock, SharingClient, SystemClock
 
 __all__ = ["MessageRefused", "Runtime"]
@@ -55,13 +56,25 @@ class MessageRefused(Exception):
 
 
 class _Confirmation:
-    """What a waiting publisher is told."""
+    """What a waiting publisher, a task or a thread, is told."""
 
-    __slots__ = ("done", "position")
+    __slots__ = ("done", "error", "position")
 
-    def __init__(self) -> None:
-        self.done = anyio.Event()
+    def __init__(self, done: anyio.Event | threading.Event) -> None:
+        self.done = done
         self.position: Position | None = None
+        self.error: Exception | None = None
+
+    def fail(self, error: Exception) -> None:
+        self.error = error
+        self.done.set()
+
+    def result(self, room: str) -> Position:
+        if self.error is not None:
+            raise self.error
+        if self.position is None:
+            raise MessageRefused(f"rewrite_message refused a message for room {room!r}")
+        return self.position
 
 
 class _Timers(Generic[Key]):
@@ -117,7 +130,7 @@ class Runtime:
             ("allow_join", allow_join),
             ("rewrite_message", rewrite_message),
         ):
-            if iscoroutinefunction(callback):
+            if iscoroutinefunction(callback) or iscoroutinefunction(getattr(callback, "__call__", None)):  # noqa: B004
                 raise TypeError(f"{name} must be a plain function, not async: it runs inside the hub's turn")
         self.hub: Hub[Client] = hub if hub is not None else Hub(epoch=secrets.token_hex(6), limits=limits)
         self.limits = self.hub.limits
@@ -136,20 +149,28 @@ class Runtime:
         self._flush_holders = 0
         self._timers: list[_Timers[Any]] = []
         self._timer_due = 0.0
-        self._timer_scope = anyio.CancelScope()
         self._empty = anyio.Event()
         self._tasks: TaskGroup | None = None
-        self._token: EventLoopToken | None = None
+        # The event loop's thread, and what other threads asked of it. Under the lock, so that no call is left behind.
+        self._thread: int | None = None
+        self._calls: deque[tuple[Publish, _Confirmation]] = deque()
+        self._calls_lock = threading.Lock()
+        self._call_soon: Callable[[Callable[[], None]], object] | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
             raise RuntimeError("a runtime runs once: make another")
-        self._token = current_token()
+        self.submit(ClockSet(self.clock.unix_ms()))
+        # Not before: a runtime may be made where no event loop runs yet.
+        self._flusher = anyio.CancelScope(shield=True)
+        self._timer_scope = anyio.CancelScope()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
-        self.submit(ClockSet(self.clock.unix_ms()))
+        self._thread = threading.get_ident()
+        loop: Any = current_token().native_token
+        self._call_soon = loop.call_soon_threadsafe if hasattr(loop, "call_soon_threadsafe") else loop.run_sync_soon
         self._tasks.start_soon(self._flush_forever, name="roomhub flush")
         self._tasks.start_soon(self._keep_time, name="roomhub time")
         return self
@@ -163,6 +184,7 @@ class Runtime:
                 await self.drain()
         finally:
             self._abandon()
+            self._flusher.cancel()
             self._tasks.cancel_scope.cancel()
             # An error of the caller's own passes by the task group, which would wrap it into an ExceptionGroup.
             if isinstance(error, anyio.get_cancelled_exc_class()):
@@ -185,12 +207,16 @@ class Runtime:
 
             waiting.start_soon(give_up)
             while not self.hub.is_empty:
-                self._empty = anyio.Event()
+                if self._empty.is_set():
+                    self._empty = anyio.Event()
                 await self._empty.wait()
             waiting.cancel_scope.cancel()
 
     def _abandon(self) -> None:
         """Whatever is still connected is not any more, so that the hub ends empty."""
+        with self._calls_lock:
+            self._call_soon = None
+        self._take_calls()
         self.submit(Drain())
         for client in self.hub.clients():
             self.submit(Disconnected(client))
@@ -204,7 +230,7 @@ class Runtime:
         done with; then what is wrong with a queued order is logged, since its caller has gone on.
 
         Raises:
-            ValueError, KeyError: as ``Hub.handle``.
+            ValueError, KeyError, TypeError: as ``Hub.handle``.
         """
         if self._handling:
             self._queue.append(item)
@@ -220,15 +246,18 @@ class Runtime:
             self._handling = False
         if self.hub.draining and self.hub.is_empty:
             self._empty.set()
-        if not self._flush_holders and not self.hub.is_settled:
-            self._flush_wanted.set()
+        if not self._flush_holders:
+            if self.hub.is_settled:
+                self.reschedule()  # otherwise the flush does it
+            else:
+                self._flush_wanted.set()
 
     def pull(self, client: Client) -> Chunk:
         """A client's next frames, falsy when it has all: ``Hub.pull``."""
         return self.hub.pull(client)
 
     def watch(self, deadlines: Deadlines[Any, Any], expire: Callable[[Any, Any], None]) -> Callable[[], None]:
-        """Let this runtime's clock serve a transport's deadlines too; ``expire(kind, key)`` is called for each that ends.
+        """Let this runtime's clock serve a transport's deadlines too: ``expire(kind, key)`` for each that ends.
 
         Returns:
             A function that ends the watch.
@@ -249,7 +278,7 @@ class Runtime:
             self._timer_scope.cancel()
 
     def hold_flush(self) -> None:
-        """A reactor begins a tick and flushes at its end by itself: until ``release_flush``, ``submit`` wakes nobody."""
+        """A reactor begins a tick and flushes at its end: until ``release_flush``, ``submit`` wakes nobody."""
         self._flush_holders += 1
 
     def release_flush(self) -> None:
@@ -266,17 +295,21 @@ class Runtime:
         """Write what is to be written, for about ``budget_s`` seconds; True once all is."""
         self.submit(Ticked())
         hub = self.hub
-        for client in hub.take_named():
-            client.notify()
+        self._notify()
         end = time.perf_counter() + budget_s
         while (share := hub.share(TURN_MEMBERS)) is not None:
             chunk = share.chunk
             for sharing in cast("Sequence[SharingClient]", share.clients):
-                sharing.write(chunk)
+                try:
+                    sharing.write(chunk)
+                except Exception:
+                    self._give_up(sharing)
             if time.perf_counter() > end and not hub.is_settled:
-                return False
-        for client in hub.take_named():
-            client.notify()
+                break
+        else:
+            self._notify()
+        while self._queue:
+            self.submit(self._queue.popleft())
         self.reschedule()
         return hub.is_settled
 
@@ -297,24 +330,34 @@ class Runtime:
 
         Raises:
             MessageRefused: ``rewrite_message`` refused it.
-            ValueError: as ``publish``.
+            ValueError, RuntimeError: as ``publish``.
         """
-        confirmation = _Confirmation()
+        self._check_thread("publish_from_thread")
+        done = anyio.Event()
+        confirmation = _Confirmation(done)
         self.submit(Publish(room, content, username, ref=confirmation))
-        await confirmation.done.wait()
-        if confirmation.position is None:
-            raise MessageRefused(f"rewrite_message refused a message for room {room!r}")
-        return confirmation.position
+        await done.wait()
+        return confirmation.result(room)
 
     def publish_from_thread(self, room: str, content: str, username: str = "") -> Position:
         """As ``publish_confirmed``, from any thread but the event loop's; blocks the calling thread meanwhile.
 
         Raises:
+            MessageRefused, ValueError: as ``publish_confirmed``.
             RuntimeError: the runtime is not running, or this is the event loop's own thread.
         """
-        if self._token is None:
-            raise RuntimeError("the runtime is not running: enter it with 'async with' first")
-        return from_thread.run(self.publish_confirmed, room, content, username, token=self._token)
+        if threading.get_ident() == self._thread:
+            raise RuntimeError("called from the event loop's own thread, which it would block: use publish_confirmed")
+        # Not anyio.from_thread.run: on asyncio, what comes to a loop in its last moments is never answered.
+        done = threading.Event()
+        confirmation = _Confirmation(done)
+        with self._calls_lock:
+            if self._call_soon is None:
+                raise RuntimeError("the runtime is not running: call inside its 'async with'")
+            self._calls.append((Publish(room, content, username, ref=confirmation), confirmation))
+            self._call_soon(self._wake_flusher)
+        done.wait()
+        return confirmation.result(room)
 
     def rooms(self) -> Sequence[str]:
         """The names of the rooms there are."""
@@ -330,10 +373,12 @@ class Runtime:
 
     def kick(self, user: str, room: str | None = None, *, reason: CloseReason = errors.KICKED) -> None:
         """Put a user out of a room, or of all (None). A connection left without a room is closed with the reason."""
+        self._check_thread("anyio.from_thread.run_sync")
         self.submit(Kick(user, room, reason=reason))
 
     def close_room(self, room: str) -> None:
         """Put everybody out of a room and forget it."""
+        self._check_thread("anyio.from_thread.run_sync")
         self.submit(CloseRoom(room))
 
     def enter_room(self, client: Client, room: str) -> None:
@@ -342,10 +387,12 @@ class Runtime:
         Raises:
             ValueError: a bad room name. KeyError: the client is not connected.
         """
+        self._check_thread("anyio.from_thread.run_sync")
         self.submit(Enter(client, room))
 
     def exit_room(self, client: Client, room: str) -> None:
         """Let a client leave a room."""
+        self._check_thread("anyio.from_thread.run_sync")
         self.submit(Exit(client, room))
 
     def statistics(self) -> Statistics:
@@ -355,13 +402,7 @@ class Runtime:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _check_thread(self, instead: str) -> None:
-        if self._token is not None:
-            try:
-                here = current_token()
-            except Exception:
-                here = None
-            if here is not None and here == self._token:
-                return
+        if self._thread is not None and threading.get_ident() != self._thread:
             raise RuntimeError(f"called from outside the runtime's event loop: use {instead}")
 
     def _work_off(self) -> None:
@@ -369,8 +410,12 @@ class Runtime:
             item = self._queue.popleft()
             try:
                 effects = self.hub.handle(item, self.clock.now())
-            except (ValueError, KeyError) as error:
+            except (ValueError, KeyError, TypeError) as error:
                 _log.error("an order from inside a callback was wrong: %s", error)
+                if isinstance(item, Published):  # of what rewrite_message made
+                    self._queue.appendleft(Refused(item.message, item.ref))
+                elif isinstance(item, Publish) and isinstance(item.ref, _Confirmation):
+                    item.ref.fail(error)
                 continue
             for effect in effects:
                 self._apply(effect)
@@ -391,9 +436,15 @@ class Runtime:
                 answer = Authorized if allowed is True else Denied
                 self._queue.append(answer(effect.client, effect.room))
             case Close():
-                effect.client.close(effect.reason)
+                try:
+                    effect.client.close(effect.reason)
+                except Exception:
+                    self._give_up(effect.client)
             case Probe():
-                effect.client.probe()
+                try:
+                    effect.client.probe()
+                except Exception:
+                    self._give_up(effect.client)
             case Settle():
                 confirmation = effect.ref
                 if isinstance(confirmation, _Confirmation):
@@ -415,17 +466,51 @@ class Runtime:
         if callback is None:
             return None
         try:
-            return callback(*args)
+            answer = callback(*args)
+            if iscoroutine(answer):
+                answer.close()
+                raise TypeError("it gave a coroutine, which nobody awaits: it must be a plain function")
         except Exception:
             _log.exception("%s raised; the hub goes on", getattr(callback, "__name__", "a callback"))
             return None
+        return answer
+
+    def _notify(self) -> None:
+        for client in self.hub.take_named():
+            try:
+                client.notify()
+            except Exception:
+                self._give_up(client)
+
+    def _give_up(self, client: Client) -> None:
+        """A transport's method raised, which it must not. For the hub that client is gone; the others are served."""
+        _log.exception("%r raised; it is taken for disconnected", client)
+        self._queue.append(Disconnected(client))
+
+    def _wake_flusher(self) -> None:
+        self._flush_wanted.set()
+
+    def _take_calls(self) -> None:
+        """Do what other threads asked for. After the end: tell them that it will not be done."""
+        while self._calls:
+            publish, confirmation = self._calls.popleft()
+            if self._call_soon is None:
+                confirmation.fail(RuntimeError("the runtime has stopped"))
+                continue
+            try:
+                self.submit(publish)
+            except Exception as error:
+                confirmation.fail(error)
 
     async def _flush_forever(self) -> None:
-        while True:
-            await self._flush_wanted.wait()
-            self._flush_wanted = anyio.Event()
-            while not self.flush():
-                await checkpoint()
+        # Shielded until the exit: a cancelled program may still wait for a thread that waits for its answer.
+        with self._flusher:
+            while True:
+                await self._flush_wanted.wait()
+                self._flush_wanted = anyio.Event()
+                self._take_calls()
+                while not self.flush():
+                    await checkpoint()
 
     def _next_deadline(self) -> float:
         due = self.hub.next_deadline()
@@ -442,7 +527,10 @@ class Runtime:
             now = self.clock.now()
             for timers in list(self._timers):
                 for kind, key in timers.deadlines.expired(now):
-                    timers.expire(kind, key)
+                    try:
+                        timers.expire(kind, key)
+                    except Exception:
+                        _log.exception("a transport's deadline %r raised for %r; the hub goes on", kind, key)
             if now >= wall_check:
                 self.submit(ClockSet(self.clock.unix_ms()))
                 wall_check = now + CLOCK_CHECK_S

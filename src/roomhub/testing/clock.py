@@ -3,6 +3,7 @@
 import math
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 __all__ = ["ManualClock"]
 
@@ -28,7 +29,7 @@ class ManualClock:
 
     async def sleep_until(self, when: float) -> None:
         if when <= self._now:
-            await anyio.lowlevel.checkpoint()
+            await checkpoint()
             return
         sleeper = (when, anyio.Event())
         if when != math.inf:
@@ -40,7 +41,13 @@ class ManualClock:
                 self._sleepers.remove(sleeper)
 
     def advance(self, seconds: float) -> None:
-        """Move time on and wake who is due; they run at the caller's next ``await``."""
+        """Move time on and wake who is due; they run at the caller's next ``await``.
+
+        Raises:
+            ValueError: ``seconds`` is negative: monotonic time never falls.
+        """
+        if seconds < 0:
+            raise ValueError(f"seconds must not be negative: {seconds!r}")
         self._now += seconds
         for when, event in self._sleepers:
             if when <= self._now:

@@ -1,8 +1,8 @@
 """Clients inside the process: for tests, and for a program that wants to sit in its own rooms.
 
-    with connect(runtime, "ann", "lobby") as ann:
-        ann.send("hello")
-        print(await ann.receive())
+with connect(runtime, "ann", "lobby") as ann:
+    ann.send("hello")
+    print(await ann.receive())
 """
 
 from collections import deque
@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import Final, Self
 
 import anyio
+from anyio.lowlevel import checkpoint
 
-from roomhub.core.codec import Lane, PlainCodec, text_lane
+from roomhub.core.codec import Chunk, Lane, PlainCodec, text_lane, wire_bytes
 from roomhub.core.errors import CloseReason
 from roomhub.core.events import Blocked, Connected, Disconnected, Heard, Received, Writable
 from roomhub.runtime import Runtime
@@ -37,10 +38,14 @@ class ClientClosed(Exception):
         self.reason = reason
 
 
-def connect(
-    runtime: Runtime, username: str, *rooms: str, address: str = "", lane: Lane = PLAIN_TEXT
-) -> "MemoryClient":
-    """A new client in these rooms. If the hub refuses it, its first ``receive`` raises ``ClientClosed``."""
+def connect(runtime: Runtime, username: str, *rooms: str, address: str = "", lane: Lane = PLAIN_TEXT) -> "MemoryClient":
+    """A new client in these rooms. If the hub refuses it, its first ``receive`` raises ``ClientClosed``.
+
+    Raises:
+        ValueError: a lane of bytes, which a socket could carry but ``receive`` could not give.
+    """
+    if lane.empty != "":
+        raise ValueError("a memory client needs a lane whose chunks are texts, as text_lane() makes it")
     client = MemoryClient(runtime, lane)
     runtime.submit(Connected(client, lane, username, rooms, address=address))
     return client
@@ -49,14 +54,15 @@ def connect(
 class MemoryClient:
     """One connection to the hub in the same process; made by ``connect``.
 
-    It holds at most one chunk. When that is full it counts as blocked, so a client that is not received from is slow
-    by the same rules as one behind a socket.
+    It holds about ``chunk_bytes`` that were not received yet, as a socket's buffer would, then it counts as blocked.
+    So a client that is not received from is slow by the same rules as one behind a socket.
     """
 
     def __init__(self, runtime: Runtime, lane: Lane) -> None:
         self._runtime = runtime
         self._lane = lane
         self._inbox: deque[str] = deque()
+        self._inbox_bytes = 0
         self._news = anyio.Event()
         self._reads = True
         self._blocked = False
@@ -74,7 +80,8 @@ class MemoryClient:
         if self._closed:
             raise ClientClosed(self._reason)
         limits = self._runtime.limits
-        if len(text.encode(errors="surrogatepass")) > (limits.v1_message_bytes if self._lane.v1 else limits.message_bytes):
+        most_bytes = limits.v1_message_bytes if self._lane.v1 else limits.message_bytes
+        if len(text.encode(errors="surrogatepass")) > most_bytes:
             self._end(TOO_LARGE)
             return
         self._runtime.submit(Received(self, text))
@@ -85,12 +92,13 @@ class MemoryClient:
         Raises:
             ClientClosed: the connection is over and everything was received.
         """
-        await anyio.lowlevel.checkpoint()
+        await checkpoint()
         while True:
             try:
                 return self.receive_nowait()
             except anyio.WouldBlock:
-                self._news = anyio.Event()
+                if self._news.is_set():  # otherwise another task waits for the same
+                    self._news = anyio.Event()
                 await self._news.wait()
 
     def receive_nowait(self) -> str:
@@ -101,12 +109,13 @@ class MemoryClient:
             ClientClosed: the connection is over and everything was received.
         """
         if self._reads:
-            self._fill()
+            if not self._inbox:
+                self._fill()
             if self._inbox:
                 text = self._inbox.popleft()
-                if not self._inbox and self._blocked:
-                    self._blocked = False
-                    self._runtime.submit(Writable(self))
+                self._inbox_bytes -= wire_bytes(text)
+                if self._blocked:
+                    self._progress()
                 return text
             if self._closed:
                 raise ClientClosed(self._reason)
@@ -120,18 +129,19 @@ class MemoryClient:
     def resume_reading(self) -> None:
         """Read again."""
         self._reads = True
-        if self._blocked and not self._inbox:
-            self._blocked = False
-            self._runtime.submit(Writable(self))
+        if self._blocked:
+            self._progress()
         self._news.set()
 
     def close(self, reason: CloseReason | None = None) -> None:
         """End the connection. Without a reason: this side hangs up. (The hub calls it with one.)"""
         if self._closed:
             return
-        if reason is not None and self._reads:
+        if reason is None:
+            self._reads = True  # there is nothing any more that could be kept waiting
+        elif self._reads:
             while chunk := self._runtime.pull(self):
-                self._inbox.extend(_texts(chunk))
+                self._take(chunk)
         self._end(reason)
 
     @property
@@ -154,7 +164,7 @@ class MemoryClient:
         return self._lane
 
     def notify(self) -> None:
-        if self._reads and not self._inbox:
+        if self._reads:
             self._fill()
         else:
             self._block()
@@ -167,20 +177,36 @@ class MemoryClient:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        if not self._inbox and not self._closed:
-            self._inbox.extend(_texts(self._runtime.pull(self)))
+        """Pull until the hub has no more, or it is enough."""
+        if self._closed:
+            return
+        while self._inbox_bytes < self._runtime.limits.chunk_bytes:
+            chunk = self._runtime.pull(self)
+            if not chunk:
+                return
+            self._take(chunk)
+        self._block()
+
+    def _take(self, chunk: Chunk) -> None:
+        for text in chunk:
+            assert isinstance(text, str)  # connect() saw to it
+            self._inbox.append(text)
+            self._inbox_bytes += wire_bytes(text)
 
     def _block(self) -> None:
         if not self._closed and not self._blocked:
             self._blocked = True
             self._runtime.submit(Blocked(self))
 
+    def _progress(self) -> None:
+        if self._inbox_bytes < self._runtime.limits.chunk_bytes:
+            self._blocked = False
+            self._runtime.submit(Writable(self))
+        else:
+            self._runtime.submit(Blocked(self))  # again, which says that something was taken
+
     def _end(self, reason: CloseReason | None) -> None:
         self._closed = True
         self._reason = reason
         self._runtime.submit(Disconnected(self))
         self._news.set()
-
-
-def _texts(chunk: bytes | tuple[str, ...]) -> tuple[str, ...]:
-    return chunk if isinstance(chunk, tuple) else ()

@@ -1,17 +1,22 @@
 """The command line: ``roomhub serve``."""
 
 import argparse
+import errno
 import functools
+import gc
 import logging
-import math
 import os
+import re
 import signal
+import socket
 import ssl
 import sys
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Final
 
 import anyio
 
@@ -20,6 +25,14 @@ from roomhub.runtime import Runtime
 from roomhub.transports.websocket.server import choose_driver, networks, serve
 
 __all__ = ["main"]
+
+_log = logging.getLogger("roomhub")
+
+DEFAULT_HOST: Final = "127.0.0.1"
+DEFAULT_PORT: Final = 8080
+GC_THRESHOLD: Final = 50_000
+"""How many new objects make the collector look. A server's objects live long, and what dies with a connection dies by
+reference count; at the default of 700 each look is work for nothing."""
 
 
 class UsageError(Exception):
@@ -65,9 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--compression", choices=("off", "on"), default="off", help="permessage-deflate (default off)")
     add("--allow-origin", action="append", default=[], metavar="ORIGIN", help="allow pages of this origin; * for all")
     add("--require-origin", action="store_true", help="refuse clients that send no Origin")
-    add("--trusted-proxy", action="append", default=[], metavar="CIDR", help="believe Forwarded and X-Forwarded-* of it")
+    add("--trusted-proxy", action="append", default=[], metavar="CIDR", help="believe its Forwarded, X-Forwarded-*")
     add("--set", action="append", default=[], metavar="LIMIT=VALUE", help="change a limit; inf lifts it")
-    add("--metrics-port", type=_port, metavar="PORT", help="serve /metrics there, and not here")
+    add("--metrics-port", type=_metrics_port, metavar="PORT", help="serve /metrics there, and not here")
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default info)")
     return parser
 
@@ -82,6 +95,13 @@ def _port(text: str) -> int:
     return port
 
 
+def _metrics_port(text: str) -> int:
+    port = _port(text)
+    if port == 0:
+        raise argparse.ArgumentTypeError("must be a port of its own, not 0: nothing would tell which it is")
+    return port
+
+
 def _serve(options: argparse.Namespace) -> int:
     limits = _limits(options.set)
     if options.uds is not None and (options.host is not None or options.port is not None):
@@ -92,6 +112,8 @@ def _serve(options: argparse.Namespace) -> int:
         wanted = options.uvloop if module == "uvloop" else options.backend == "trio"
         if wanted and find_spec(module) is None:
             raise UsageError(f"{flag} needs {module}: pip install 'roomhub[{module}]'")
+    if options.metrics_port is not None and options.metrics_port == _listening_port(options):
+        raise UsageError(f"--metrics-port and --port are both {options.metrics_port}: give them different ports")
     tls = _tls(options.tls_cert, options.tls_key)
     try:
         choose_driver(options.driver, uds=options.uds is not None, tls=tls is not None)
@@ -100,30 +122,37 @@ def _serve(options: argparse.Namespace) -> int:
     try:
         networks(options.trusted_proxy)
     except ValueError as error:
-        raise UsageError(f"--trusted-proxy: {error}") from None
+        raise UsageError(f"--trusted-proxy: {error}; write it as 10.0.0.0/8") from None
     for origin in options.allow_origin:
-        if origin not in ("*", "null") and "://" not in origin:
-            raise UsageError(f"--allow-origin: {origin!r} is no origin; write it as https://example.org")
+        if origin not in ("*", "null") and re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+", origin) is None:
+            raise UsageError(
+                f"--allow-origin: {origin!r} is no origin; write it as https://example.org, without a path"
+            )
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     _raise_open_file_limit()
+    gc.set_threshold(GC_THRESHOLD, *gc.get_threshold()[1:])
     run = functools.partial(_run, options, limits, tls)
     backend_options = {"use_uvloop": True} if options.uvloop else {}
     try:
         anyio.run(run, backend=options.backend, backend_options=backend_options)
-    except OSError as error:
-        where = options.uds or f"{options.host or '127.0.0.1'}:{8080 if options.port is None else options.port}"
-        raise UsageError(f"cannot listen at {where}: {error.strerror or error}") from None
+    except _CannotListen as error:
+        raise UsageError(str(error)) from None
     return 0
+
+
+def _listening_port(options: argparse.Namespace) -> int | None:
+    if options.uds is not None:
+        return None
+    return DEFAULT_PORT if options.port is None else int(options.port)
 
 
 async def _run(options: argparse.Namespace, limits: Limits, tls: ssl.SSLContext | None) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with (
-            Runtime(limits=limits) as runtime,
-            serve(
+        async with Runtime(limits=limits) as runtime, AsyncExitStack() as stack:
+            serving = serve(
                 runtime,
-                host=options.host or "127.0.0.1",
-                port=8080 if options.port is None else options.port,
+                host=options.host or DEFAULT_HOST,
+                port=_listening_port(options) or 0,
                 uds=options.uds,
                 tls=tls,
                 driver=options.driver,
@@ -132,12 +161,46 @@ async def _run(options: argparse.Namespace, limits: Limits, tls: ssl.SSLContext 
                 require_origin=options.require_origin,
                 trusted_proxies=options.trusted_proxy,
                 metrics_port=options.metrics_port,
-            ) as server,
-        ):
+            )
+            try:
+                server = await stack.enter_async_context(serving)
+            except (OSError, UnicodeError, BaseExceptionGroup) as error:
+                raise _cannot_listen(options, error) from None
             print(f"listening on {server.url}", flush=True)
-            async for _ in signals:
+            async for number in signals:
+                _log.info("%s: closing %d connections", number.name, server.connections)
                 break
             await runtime.drain()
+
+
+class _CannotListen(Exception):
+    pass
+
+
+def _cannot_listen(options: argparse.Namespace, error: BaseException) -> BaseException:
+    """What to say of an error at the start; the error itself if it is none of listening."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if not isinstance(error, OSError | UnicodeError):
+        return error
+    host = options.host or DEFAULT_HOST
+    flag, where = "--port", f"{host}:{_listening_port(options)}"
+    if isinstance(error, UnicodeError | socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        flag = "--host"
+    elif options.uds is not None:
+        flag, where = "--uds", options.uds
+    if options.metrics_port is not None and _is_taken(host, options.metrics_port):
+        flag, where = "--metrics-port", f"{host}:{options.metrics_port}"
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return _CannotListen(f"{flag}: cannot listen at {where}: {reason}; choose another")
+
+
+def _is_taken(host: str, port: int) -> bool:
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            return False
+    except (OSError, UnicodeError):
+        return True
 
 
 def _limits(assignments: Sequence[str]) -> Limits:
@@ -148,9 +211,12 @@ def _limits(assignments: Sequence[str]) -> Limits:
             raise UsageError(f"--set: {assignment!r} is not LIMIT=VALUE")
         values[name] = value
     try:
-        return Limits().override(values)
+        limits = Limits().override(values)
+        # A drain ends with closes: to keep its time, none of them may take longer.
+        return replace(limits, close_timeout_s=min(limits.close_timeout_s, limits.drain_timeout_s))
     except ValueError as error:
-        raise UsageError(f"--set: {error}") from None
+        hint = "" if "did you mean" in str(error) else "; docs/limits.md has them all"
+        raise UsageError(f"--set: {error}{hint}") from None
 
 
 def _tls(cert: str | None, key: str | None) -> ssl.SSLContext | None:
@@ -161,11 +227,14 @@ def _tls(cert: str | None, key: str | None) -> ssl.SSLContext | None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     for flag, path in (("--tls-cert", cert), ("--tls-key", key)):
         if path is not None and not os.access(path, os.R_OK):
-            raise UsageError(f"{flag}: cannot read {path}")
+            raise UsageError(f"{flag}: cannot read {path}; give a PEM file that this user may read")
     try:
-        context.load_cert_chain(cert, key)
+        context.load_cert_chain(cert, key, password="")  # an encrypted key: an error, not a question at a terminal
     except (ssl.SSLError, OSError) as error:
-        raise UsageError(f"--tls-cert, --tls-key: no certificate with its key in {cert} and {key or cert} ({error})") from None
+        where = f"{cert} and {key}" if key else f"{cert} (--tls-key names the key's file)"
+        raise UsageError(
+            f"--tls-cert, --tls-key: no certificate with its unencrypted key in {where}: {error}"
+        ) from None
     return context
 
 
@@ -176,8 +245,8 @@ def _raise_open_file_limit() -> None:
     except ImportError:  # Windows has no such limit
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard and hard != math.inf:
+    if soft != hard:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (ValueError, OSError):
-            logging.getLogger("roomhub").warning("the open-file limit stays at %d: it cannot be raised to %d", soft, hard)
+            _log.warning("the open-file limit stays at %d: it cannot be raised to %d", soft, hard)

@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Any, Final
+from typing import Final, NoReturn
 
 import anyio
 
@@ -39,9 +39,10 @@ class UsageError(Exception):
     """A flag, or a pair of flags, that cannot be; its text is one line that says how to mend it."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        # One line: the usage before it hides what is wrong.
+class OneLineParser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one line: the usage before it would hide it."""
+
+    def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {message} (see --help)", file=sys.stderr)
         raise SystemExit(2)
 
@@ -57,9 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="roomhub", description="Live chat rooms over WebSockets.", allow_abbrev=False)
+    parser = OneLineParser(prog="roomhub", description="Live chat rooms over WebSockets.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"roomhub {version('roomhub')}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=OneLineParser)
     serve_ = commands.add_parser(
         "serve",
         help="serve chat rooms at /ws/{room}?username=",
@@ -102,16 +103,28 @@ def _metrics_port(text: str) -> int:
     return port
 
 
+def event_loop_options(options: argparse.Namespace) -> dict[str, bool]:
+    """What ``anyio.run`` needs beside the backend for ``--backend`` and ``--uvloop``.
+
+    Raises:
+        UsageError: the two exclude each other, or what one of them needs is not installed.
+    """
+    if options.uvloop and options.backend == "trio":
+        raise UsageError("--uvloop and --backend trio exclude each other: uvloop is an event loop of asyncio")
+    for flag, module, wanted in (
+        ("--uvloop", "uvloop", options.uvloop),
+        ("--backend trio", "trio", options.backend == "trio"),
+    ):
+        if wanted and find_spec(module) is None:
+            raise UsageError(f"{flag} needs {module}: pip install 'roomhub[{module}]'")
+    return {"use_uvloop": True} if options.uvloop else {}
+
+
 def _serve(options: argparse.Namespace) -> int:
     limits = _limits(options.set)
     if options.uds is not None and (options.host is not None or options.port is not None):
         raise UsageError("--uds and --host or --port exclude each other: a server listens at one of them")
-    if options.uvloop and options.backend == "trio":
-        raise UsageError("--uvloop and --backend trio exclude each other: uvloop is an event loop of asyncio")
-    for flag, module in (("--uvloop", "uvloop"), ("--backend trio", "trio")):
-        wanted = options.uvloop if module == "uvloop" else options.backend == "trio"
-        if wanted and find_spec(module) is None:
-            raise UsageError(f"{flag} needs {module}: pip install 'roomhub[{module}]'")
+    backend_options = event_loop_options(options)
     if options.metrics_port is not None and options.metrics_port == _listening_port(options):
         raise UsageError(f"--metrics-port and --port are both {options.metrics_port}: give them different ports")
     tls = _tls(options.tls_cert, options.tls_key)
@@ -132,7 +145,6 @@ def _serve(options: argparse.Namespace) -> int:
     _raise_open_file_limit()
     gc.set_threshold(GC_THRESHOLD, *gc.get_threshold()[1:])
     run = functools.partial(_run, options, limits, tls)
-    backend_options = {"use_uvloop": True} if options.uvloop else {}
     try:
         anyio.run(run, backend=options.backend, backend_options=backend_options)
     except _CannotListen as error:

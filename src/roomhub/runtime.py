@@ -287,10 +287,6 @@ class Runtime:
         if not self._flush_holders and not self.hub.is_settled:
             self._flush_wanted.set()
 
-    @property
-    def is_flush_held(self) -> bool:
-        return self._flush_holders > 0
-
     def flush(self, budget_s: float = FLUSH_BUDGET_S) -> bool:
         """Write what is to be written, for about ``budget_s`` seconds; True once all is."""
         self.submit(Ticked())

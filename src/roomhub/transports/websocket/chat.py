@@ -26,19 +26,15 @@ def plain_deflate_lane(window_bits: int) -> Lane:
 
 
 class ChatApplication:
-    """Connections that are members of rooms.
+    """Connections that are members of rooms."""
 
-    Args:
-        shares: whether the driver's connections can write at once.
-    """
-
-    def __init__(self, runtime: Runtime, *, shares: bool) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         limits = runtime.limits
         self._runtime = runtime
-        self._shares = shares
         self._frame_limits = FrameLimits(limits.message_bytes, limits.fragments, binary=False)
         self._ping_interval_s = 1 / limits.message_rate_per_s
-        self._ping_burst_s = limits.message_burst * self._ping_interval_s
+        # As the hub reckons for messages: a hundredth of an interval for the rounding of sums.
+        self._ping_burst_s = (limits.message_burst - 0.99) * self._ping_interval_s
 
     @property
     def frame_limits(self) -> FrameLimits:
@@ -61,7 +57,7 @@ class ChatApplication:
                 route.username,
                 (route.room,),
                 address=upgrade.address,
-                shares=self._shares,
+                shares=connection.shares,
             )
         )
 

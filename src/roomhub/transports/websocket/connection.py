@@ -7,10 +7,11 @@ A driver subclasses ``Connection`` and gives it four things: ``send``, ``finish`
 ``ended``, what came in. What the connection is for (the hub, an echo) is its ``Application``.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias
 
 import anyio
 
@@ -35,18 +36,24 @@ from roomhub.transports.websocket.handshake import (
     Policy,
     Reply,
     Upgrade,
+    error_reply,
     timeout_reply,
     unavailable_reply,
 )
 
 __all__ = ["Application", "Connection", "Phase", "Service"]
 
+_log = logging.getLogger("roomhub")
+
 RETRY_AFTER_S: Final = 5
 """What a refused connection is told to wait."""
 PONGS_WAITING: Final = 16
 """So many unwritten pongs are kept one by one; more become the newest alone (RFC 6455 section 5.5.3 allows it)."""
 
-Timer: TypeAlias = Literal["handshake", "message", "close", "accept"]
+WRITE_STUCK_S: Final = 1.0
+"""A stream's write that takes longer counts as blocked, also where nothing more is to be written behind it."""
+
+Timer: TypeAlias = Literal["handshake", "message", "write", "close", "accept"]
 
 
 class Phase(Enum):
@@ -101,7 +108,12 @@ class Service:
     """
 
     def __init__(
-        self, application: Application, policy: Policy, limits: Limits, now: Callable[[], float], armed: Callable[[], None]
+        self,
+        application: Application,
+        policy: Policy,
+        limits: Limits,
+        now: Callable[[], float],
+        armed: Callable[[], None],
     ) -> None:
         self.application = application
         self.policy = policy
@@ -112,6 +124,7 @@ class Service:
             {
                 "handshake": limits.handshake_timeout_s,
                 "message": limits.message_timeout_s,
+                "write": WRITE_STUCK_S,
                 "close": limits.close_timeout_s,
                 "accept": 1.0,
             }
@@ -154,9 +167,25 @@ class Service:
 
 
 class Connection:
-    """A connection's protocol state. Subclasses are the drivers' own and add the socket."""
+    """A connection's protocol state. Subclasses are the drivers' own and add the socket.
 
-    __slots__ = ("__weakref__", "_is_app_open", "_lane", "_peer", "_pongs", "_reader", "phase", "ping_allowance_s", "service")
+    Attributes:
+        shares: whether it has ``write`` and so can be served together with others (``roomhub.ports.SharingClient``).
+    """
+
+    shares: ClassVar[bool] = False
+
+    __slots__ = (
+        "__weakref__",
+        "_is_app_open",
+        "_lane",
+        "_peer",
+        "_pongs",
+        "_reader",
+        "phase",
+        "ping_allowance_s",
+        "service",
+    )
 
     def __init__(self, service: Service, peer: str, *, secure: bool) -> None:
         self.service = service
@@ -189,6 +218,14 @@ class Connection:
         """There is something to pull (``roomhub.ports.Client``)."""
         raise NotImplementedError
 
+    def hold_reading(self) -> None:
+        """Read nothing more until all that waits to be written is; nothing happens if nothing waits.
+
+        For an application that answers what comes in, so that a peer which does not read cannot make it keep more and
+        more answers. A hub has no need of it: what its members have not read stays in the rooms.
+        """
+        raise NotImplementedError
+
     @property
     def is_blocked(self) -> bool:
         """Whether something waits to be written."""
@@ -209,11 +246,18 @@ class Connection:
                 if isinstance(item, CloseReceived | Failed):
                     self._end()
 
-    def eof(self) -> None:
-        """The peer ended its side; nothing more comes in."""
+    def eof(self) -> bool:
+        """The peer ended its side; nothing more comes in. True if what waits to be written is still to go out first.
+
+        Only an answer to the peer's last words is waited for: an open connection without its peer's side is over.
+        """
         if self.phase is Phase.HANDSHAKE:
             self._shake(b"")
+        if self.is_blocked and (self.phase is Phase.CLOSING or self.phase is Phase.ENDING):
+            self._end()
+            return True
         self.cut()
+        return False
 
     def ended(self) -> None:
         """The driver closed the socket."""
@@ -225,8 +269,8 @@ class Connection:
         self._depart()
         self.service.forget(self)
 
-    def pongs_written(self) -> None:
-        """Nothing waits to be written any more."""
+    def pongs_taken(self) -> None:
+        """What waited is being written, so that no pong of it can be replaced any more."""
         self._pongs = 0
 
     def timed_out(self, kind: Timer) -> None:
@@ -236,8 +280,13 @@ class Connection:
             self._reply(timeout_reply())
         elif kind == "message":
             self.fail(1008, "message_timeout")
+        elif kind == "write":
+            self.write_stuck()
         else:
             self.cut()
+
+    def write_stuck(self) -> None:
+        """A write has been under way for ``WRITE_STUCK_S``; for a driver that arms ``write``."""
 
     # -- for the hub (roomhub.ports.Client) ---------------------------------------------------------------------------
 
@@ -254,9 +303,7 @@ class Connection:
         """Write what is left, then the close frame; the peer has ``close_timeout_s`` to answer it."""
         if self.phase is not Phase.OPEN:
             return
-        while chunk := self.service.application.pull(self):
-            assert isinstance(chunk, bytes)
-            self.send(chunk)
+        self.write_out()
         self._send_close(reason.code if self.lane.v1 else reason.plain_code, reason.name)
 
     def probe(self) -> None:
@@ -302,10 +349,11 @@ class Connection:
             return
         frame = pong_frame(ping.payload)
         if self.is_blocked:
-            self._pongs += 1
-            if self._pongs > PONGS_WAITING:
+            if self._pongs >= PONGS_WAITING:
                 self.replace_pongs(frame)
+                self._pongs = 1
                 return
+            self._pongs += 1
         self.send(frame)
 
     def replace_pongs(self, frame: bytes) -> None:
@@ -317,6 +365,12 @@ class Connection:
         self._depart()
         self._send_close(code, reason)
         self._end()
+
+    def write_out(self) -> None:
+        """Write, or keep for writing, all that there is for an open connection now."""
+        while self.phase is Phase.OPEN and (chunk := self.service.application.pull(self)):
+            assert isinstance(chunk, bytes)
+            self.send(chunk)
 
     def leave(self, reason: CloseReason) -> None:
         """The server stops: end this connection whatever its phase."""
@@ -330,7 +384,12 @@ class Connection:
     def _shake(self, data: bytes) -> None:
         handshake = self._reader
         assert isinstance(handshake, Handshake)
-        outcome = handshake.receive(data)
+        try:
+            outcome = handshake.receive(data)
+        except Exception:
+            # Not the peer's doing: a route or a page of the program's raised.
+            _log.exception("answering a request raised; the server goes on")
+            outcome = error_reply()
         if outcome is None:
             return
         if isinstance(outcome, Reply):

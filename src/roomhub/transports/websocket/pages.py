@@ -44,12 +44,12 @@ def metrics_page(statistics: Statistics, http_refusals: Mapping[int, int]) -> Pa
     return Page(200, "text/plain; version=0.0.4; charset=utf-8", "\n".join([*lines, ""]).encode())
 
 
-def _family(name: str, kind: str, help_text: str, samples: Iterable[tuple[str, float]]) -> list[str]:
+def _family(name: str, kind: str, help_text: str, samples: Iterable[tuple[str, int]]) -> list[str]:
     full = f"roomhub_{name}"
     return [
         f"# HELP {full} {help_text}",
         f"# TYPE {full} {kind}",
-        *(f"{full}{labels} {value:g}" if isinstance(value, float) else f"{full}{labels} {value}" for labels, value in samples),
+        *(f"{full}{labels} {value}" for labels, value in samples),
     ]
 
 

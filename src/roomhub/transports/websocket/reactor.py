@@ -4,6 +4,7 @@ anyio waits for the selector's own descriptor, so it runs on asyncio, uvloop and
 readable, feeds the hub, then lets the runtime write: one non-blocking send per client, whatever the number of messages.
 """
 
+import contextlib
 import errno
 import selectors
 import socket
@@ -38,7 +39,9 @@ def is_available() -> bool:
 class ReactorConnection(Connection):
     """A connection whose socket the reactor reads and anybody writes, without blocking."""
 
-    __slots__ = ("_behind", "_is_broken", "_is_last", "_reactor", "_rest", "_sock")
+    shares = True
+
+    __slots__ = ("_behind", "_is_broken", "_is_deaf", "_is_held", "_is_last", "_reactor", "_rest", "_sock")
 
     def __init__(self, reactor: "Reactor", sock: socket.socket, peer: str) -> None:
         self._reactor = reactor
@@ -46,6 +49,8 @@ class ReactorConnection(Connection):
         # What the socket did not take, and the control frames that must follow it.
         self._rest: memoryview | None = None
         self._behind: list[bytes] | None = None
+        self._is_held = False
+        self._is_deaf = False  # the peer has ended its side, which would stay readable for ever
         self._is_last = False
         self._is_broken = False
         super().__init__(reactor.service, peer, secure=False)
@@ -98,6 +103,11 @@ class ReactorConnection(Connection):
             self._behind = [waiting for waiting in self._behind if waiting[0] != 0x8A]
         self._keep_behind(frame)
 
+    def hold_reading(self) -> None:
+        if self._rest is not None and not self._is_held:
+            self._is_held = True
+            self._reactor.watch(self)
+
     def on_readable(self) -> None:
         if self.phase is Phase.GONE:
             return
@@ -109,8 +119,9 @@ class ReactorConnection(Connection):
             data = b""
         if data:
             self.feed(data)
-        else:
-            self.eof()
+        elif self.eof():
+            self._is_deaf = True
+            self._reactor.watch(self)
 
     def on_writable(self) -> None:
         rest = self._rest
@@ -133,9 +144,10 @@ class ReactorConnection(Connection):
         if behind is not None:
             self._behind = None
             self._rest = memoryview(b"".join(behind))
+            self.pongs_taken()
             self.on_writable()
             return
-        self.pongs_written()
+        self._is_held = False
         self._reactor.watch(self)
         if self._is_last:
             self._end_writing()
@@ -150,6 +162,9 @@ class ReactorConnection(Connection):
     def _end_writing(self) -> None:
         if self._is_broken:
             return
+        if self._is_deaf:
+            self.cut()  # both sides have said all
+            return
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -158,7 +173,11 @@ class ReactorConnection(Connection):
     def _break(self) -> None:
         self._is_broken = True
         self._rest = self._behind = None
-        self._reactor.watch(self)
+        self._is_held = False
+        if self._is_deaf:
+            self.cut()
+        else:
+            self._reactor.watch(self)
 
     def cut(self) -> None:
         if self.phase is not Phase.GONE:
@@ -172,8 +191,12 @@ class ReactorConnection(Connection):
         return self._sock
 
     @property
-    def wants_write(self) -> bool:
-        return self._rest is not None
+    def interest(self) -> int:
+        """What to wait for: reading, writing, or both. Reading is held only while something waits to be written."""
+        if self._rest is None:
+            return selectors.EVENT_READ
+        is_reading = not self._is_held and not self._is_deaf
+        return selectors.EVENT_READ | selectors.EVENT_WRITE if is_reading else selectors.EVENT_WRITE
 
 
 class Reactor:
@@ -190,6 +213,7 @@ class Reactor:
         self._fd: int = self._selector.fileno()
         self._listeners = list(listeners)
         self._graves: list[ReactorConnection] = []
+        self._is_working = False
         for listener in listeners:
             self._selector.register(listener, selectors.EVENT_READ, self._acceptor(listener))
 
@@ -200,9 +224,11 @@ class Reactor:
             while True:
                 await anyio.wait_readable(self._fd)
                 runtime.hold_flush()
+                self._is_working = True
                 try:
                     await self._work()
                 finally:
+                    self._is_working = False
                     runtime.release_flush()
         finally:
             self.stop_listening()
@@ -278,27 +304,27 @@ class Reactor:
         sock.setblocking(False)
         refusal = self.service.admission(peer)
         if refusal is not None:
-            with sock:
-                try:
-                    sock.send(refusal.data, SEND_FLAGS)
-                except OSError:
-                    pass
+            with sock, contextlib.suppress(OSError):
+                sock.send(refusal.data, SEND_FLAGS)
             return
-        prepare_socket(sock, self.service.limits.send_buffer_bytes)
-        connection = ReactorConnection(self, sock, peer)
-        self._selector.register(sock, selectors.EVENT_READ, connection)
+        try:
+            prepare_socket(sock, self.service.limits.send_buffer_bytes)
+            self._selector.register(sock, selectors.EVENT_READ)
+        except OSError:  # reset already, or the kernel watches no more
+            sock.close()
+            return
+        self._selector.modify(sock, selectors.EVENT_READ, ReactorConnection(self, sock, peer))
 
     def watch(self, connection: ReactorConnection) -> None:
         """Wait for what the connection waits for now."""
         if connection.phase is not Phase.GONE:
-            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.wants_write else 0)
-            self._selector.modify(connection.sock, events, connection)
+            self._selector.modify(connection.sock, connection.interest, connection)
 
     def bury(self, connection: ReactorConnection) -> None:
         """Close its socket after this batch of events, so that its number is not reused within it."""
         self._selector.unregister(connection.sock)
         self._graves.append(connection)
-        if not self.runtime.is_flush_held:
+        if not self._is_working:
             self._close_graves()
 
     def _close_graves(self) -> None:
@@ -308,10 +334,8 @@ class Reactor:
 
     def stop_listening(self) -> None:
         for listener in self._listeners:
-            try:
+            with contextlib.suppress(KeyError):  # it rests, for want of descriptors
                 self._selector.unregister(listener)
-            except KeyError:
-                pass  # it rests, for want of descriptors
             listener.close()
         self._listeners.clear()
 

@@ -1,11 +1,13 @@
 """A WebSocket server for a runtime: listening sockets, a driver, and a clean end.
 
-    async with Runtime() as runtime, serve(runtime, port=8080) as server:
-        print(server.url)
-        await anyio.sleep_forever()
+async with Runtime() as runtime, serve(runtime, port=8080) as server:
+    print(server.url)
+    await anyio.sleep_forever()
 """
 
+import errno
 import ipaddress
+import logging
 import os
 import socket
 import ssl
@@ -22,16 +24,18 @@ from roomhub.core.errors import DRAINING
 from roomhub.runtime import Runtime
 from roomhub.transports.websocket import reactor as reactor_driver
 from roomhub.transports.websocket.chat import ChatApplication
-from roomhub.transports.websocket.connection import Application, Service
+from roomhub.transports.websocket.connection import Service
 from roomhub.transports.websocket.handshake import Network, Page, Policy, Refusal, Router, chat_route
 from roomhub.transports.websocket.pages import health_page, metrics_page
 from roomhub.transports.websocket.reactor import OUT_OF_DESCRIPTORS, Reactor
-from roomhub.transports.websocket.streams import STREAM_ERRORS, serve_stream
+from roomhub.transports.websocket.streams import STREAM_ERRORS, peer_address, serve_stream
 
 __all__ = ["Driver", "Server", "serve", "serve_application"]
 
 Driver: TypeAlias = Literal["reactor", "streams"]
 BACKLOG = 2_048
+
+_log = logging.getLogger("roomhub")
 
 
 class Server:
@@ -100,7 +104,7 @@ async def serve(
     """
     chosen = choose_driver(driver, uds=uds is not None, tls=tls is not None)
     limits = runtime.limits
-    application = ChatApplication(runtime, shares=chosen == "reactor")
+    application = ChatApplication(runtime)
     all_pages: dict[str, Callable[[], Page]] = {"/health": lambda: health_page(draining=runtime.hub.draining)}
 
     def metrics_now() -> Page:
@@ -110,7 +114,7 @@ async def serve(
         all_pages["/metrics"] = metrics_now
     all_pages.update(pages or {})
     policy = Policy(
-        route=route or chat_route(name_bytes=limits.name_bytes, room_bytes=limits.room_bytes),
+        route=route or chat_route(name_bytes=limits.name_bytes, room_rule=runtime.hub.room_rule),
         header_bytes=limits.header_bytes,
         max_headers=limits.headers,
         target_bytes=limits.target_bytes,
@@ -126,7 +130,13 @@ async def serve(
             yield server
             return
         beside_pages = {"/metrics": metrics_now, "/health": all_pages["/health"]}
-        beside_policy = Policy(route=lambda request: Refusal(404, "no such path: there is /metrics"), pages=beside_pages)
+        beside_policy = Policy(
+            route=lambda request: Refusal(404, "no such path: there are /metrics and /health"),
+            header_bytes=limits.header_bytes,
+            max_headers=limits.headers,
+            target_bytes=limits.target_bytes,
+            pages=beside_pages,
+        )
         beside = Service(application, beside_policy, limits, runtime.clock.now, runtime.reschedule)
         async with serve_application(runtime, beside, host=host, port=metrics_port, driver=chosen):
             yield server
@@ -140,7 +150,9 @@ def choose_driver(driver: Driver | None, *, uds: bool, tls: bool) -> Driver:
     """
     if driver == "reactor":
         if tls or uds:
-            raise ValueError(f"driver reactor serves plain TCP alone: with {'TLS' if tls else 'a Unix socket'} use streams")
+            raise ValueError(
+                f"driver reactor serves plain TCP alone: with {'TLS' if tls else 'a Unix socket'} use streams"
+            )
         if not reactor_driver.is_available():
             raise ValueError("driver reactor needs a selector with a descriptor, as POSIX systems have: use streams")
         return "reactor"
@@ -177,26 +189,43 @@ async def serve_application(
     url = f"ws+unix://{uds}" if uds is not None else f"{scheme}://{shown}:{bound_port}"
     server = Server(service, url, bound_port)
     unwatch = runtime.watch(service.deadlines, service.expire)
+    # Shielded: a cancelled server says goodbye too, and it takes no longer than the limit.
+    driving = anyio.CancelScope(shield=True)
+
+    async def drive_reactor(reactor: Reactor) -> None:
+        with driving:
+            await reactor.run()
+
+    async def drive_streams(listeners: Sequence[SocketListener], accepting: anyio.CancelScope) -> None:
+        with driving:
+            async with anyio.create_task_group() as accepts:
+                for listener in listeners:
+                    accepts.start_soon(_accept_forever, service, listener, tls, accepting, name="roomhub accept")
+
+    raised: Exception | None = None
     try:
         async with anyio.create_task_group() as tasks:
             if driver == "reactor":
                 reactor = Reactor(runtime, service, sockets)
                 stop_listening = reactor.stop_listening
-                tasks.start_soon(reactor.run, name="roomhub reactor")
+                tasks.start_soon(drive_reactor, reactor, name="roomhub reactor")
             else:
+                listeners = [await SocketListener.from_socket(sock) for sock in sockets]
                 accepting = anyio.CancelScope()
                 stop_listening = accepting.cancel
-                for sock in sockets:
-                    listener = await SocketListener.from_socket(sock)
-                    tasks.start_soon(_accept_forever, service, listener, tls, accepting, name="roomhub accept")
+                tasks.start_soon(drive_streams, listeners, accepting, name="roomhub streams")
             try:
                 yield server
+            except Exception as error:
+                # Passes by the task group, which would wrap it into an ExceptionGroup.
+                raised = error
             finally:
                 stop_listening()
-                # Shielded: a cancelled server says goodbye too, and it takes no longer than the limit.
                 with anyio.CancelScope(shield=True):
                     await _say_goodbye(runtime, service)
-                tasks.cancel_scope.cancel()
+                driving.cancel()
+        if raised is not None:
+            raise raised
     finally:
         unwatch()
         for sock in sockets:
@@ -206,7 +235,11 @@ async def serve_application(
 
 
 async def _say_goodbye(runtime: Runtime, service: Service) -> None:
-    for connection in list(service.connections):
+    # All get what was said until now before the first of them leaves, so nobody hears of the others' leaving.
+    leaving = list(service.connections)
+    for connection in leaving:
+        connection.write_out()
+    for connection in leaving:
         connection.leave(DRAINING)
     if not service.connections:
         return
@@ -228,36 +261,71 @@ async def _accept_forever(
     service: Service, listener: SocketListener, tls: ssl.SSLContext | None, accepting: anyio.CancelScope
 ) -> None:
     async def handle(stream: SocketStream) -> None:
-        if tls is None:
-            await serve_stream(service, stream, secure=False)
-            return
         try:
-            with anyio.fail_after(service.limits.handshake_timeout_s):
-                secured = await TLSStream.wrap(stream, server_side=True, ssl_context=tls, standard_compatible=False)
-        except (*STREAM_ERRORS, ssl.SSLError, TimeoutError):
+            if tls is None:
+                await serve_stream(service, stream, secure=False)
+            elif (secured := await secure_stream(service, stream, tls)) is not None:
+                await serve_stream(service, secured, secure=True)
+        except Exception:
+            # A fault of ours is that connection's end, not the server's.
+            _log.exception("serving a connection raised; the server goes on")
+        finally:
             await anyio.aclose_forcefully(stream)
-            return
-        except BaseException:
-            await anyio.aclose_forcefully(stream)
-            raise
-        await serve_stream(service, secured, secure=True)
 
-    async with listener, anyio.create_task_group() as connections:
+    # The listener closes before the connections end: nobody shall wait in its queue for a server that is leaving.
+    async with anyio.create_task_group() as connections, listener:
         with accepting:
             while True:
                 try:
                     stream = await listener.accept()
-                except OSError as error:
-                    if error.errno not in OUT_OF_DESCRIPTORS:
-                        continue
-                    await anyio.sleep(0.1)
+                except (OSError, anyio.BrokenResourceError) as error:
+                    # On trio, anyio wraps what the system said.
+                    cause = error if isinstance(error, OSError) else error.__cause__
+                    is_out = isinstance(cause, OSError) and cause.errno in OUT_OF_DESCRIPTORS
+                    await anyio.sleep(0.1 if is_out else 0)
                     continue
                 connections.start_soon(handle, stream, name="roomhub connection")
+
+
+class _TLSHandshake:
+    """What the deadlines know of a connection before there is a ``Connection``."""
+
+    def __init__(self) -> None:
+        self.scope = anyio.CancelScope()
+
+    def timed_out(self, kind: str) -> None:
+        self.scope.cancel()
+
+
+async def secure_stream(service: Service, stream: SocketStream, tls: ssl.SSLContext) -> TLSStream | None:
+    """The stream with TLS on it; None if that failed, or took over ``handshake_timeout_s``, or too many are at it.
+
+    Refused without a word: an HTTP answer would be noise to a peer that waits for TLS.
+    """
+    peer = peer_address(service, stream)
+    if service.admission(peer) is not None:
+        return None
+    handshake = _TLSHandshake()
+    service.opening[peer] += 1
+    service.arm("handshake", handshake)
+    try:
+        with handshake.scope:
+            return await TLSStream.wrap(stream, server_side=True, ssl_context=tls, standard_compatible=False)
+        service.refusals[408] += 1
+    except STREAM_ERRORS:  # ssl.SSLError is an OSError
+        pass
+    finally:
+        service.deadlines.cancel("handshake", handshake)
+        service.opening[peer] -= 1
+        if not service.opening[peer]:
+            del service.opening[peer]
+    return None
 
 
 async def _tcp_sockets(host: str, port: int) -> list[socket.socket]:
     found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets: list[socket.socket] = []
+    refused: OSError | None = None
     try:
         for family, _, _, _, address in dict.fromkeys(found):
             sock = socket.socket(family, socket.SOCK_STREAM)
@@ -269,9 +337,20 @@ async def _tcp_sockets(host: str, port: int) -> list[socket.socket]:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             # All addresses of a host share the port, also one that the first was given by the system.
             taken = sockets[0].getsockname()[1] if len(sockets) > 1 else port
-            sock.bind((address[0], taken, *address[2:]))
+            try:
+                sock.bind((address[0], taken, *address[2:]))
+            except OSError as error:
+                # "localhost" may name ::1 on a machine without IPv6: the others will do.
+                if error.errno != errno.EADDRNOTAVAIL or len(found) == 1:
+                    raise
+                sockets.remove(sock)
+                sock.close()
+                refused = error
+                continue
             sock.listen(BACKLOG)
             sock.setblocking(False)
+        if not sockets and refused is not None:
+            raise refused
     except BaseException:
         for sock in sockets:
             sock.close()
@@ -282,6 +361,8 @@ async def _tcp_sockets(host: str, port: int) -> list[socket.socket]:
 def _unix_socket(path: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        if _is_served(path):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
         _remove_socket(path)
         sock.bind(path)
         sock.listen(BACKLOG)
@@ -290,6 +371,19 @@ def _unix_socket(path: str) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _is_served(path: str) -> bool:
+    """Whether a server listens at this Unix socket: taking its name away would cut it off unnoticed."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except BlockingIOError:
+            return True  # its backlog is full
+        except OSError:
+            return False
+        return True
 
 
 def _remove_socket(path: str) -> None:

@@ -5,17 +5,18 @@ import socket
 from typing import Final
 
 import anyio
-from anyio.abc import ByteStream, SocketAttribute
+from anyio.abc import ByteStream, ObjectStream, SocketAttribute, TaskGroup
 from anyio.lowlevel import checkpoint
+from anyio.streams.tls import TLSStream
 
 from roomhub.transports.websocket.connection import Connection, Phase, Service
 from roomhub.transports.websocket.reactor import READ_BYTES, prepare_socket
 
 __all__ = ["StreamConnection", "serve_stream"]
 
-PATIENCE_FLUSHES: Final = 4
-"""A write that several flushes of the hub find still under way is stuck. A healthy one ends within two passes of the
-event loop, but nothing tells a stream's user whether its socket refused."""
+PATIENCE_TURNS: Final = 4
+"""A write that is still under way after so many turns of the event loop is stuck. A healthy one ends within two, but
+nothing tells a stream's user whether its socket refused."""
 
 STREAM_ERRORS: Final = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 
@@ -23,7 +24,21 @@ STREAM_ERRORS: Final = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.Clos
 class StreamConnection(Connection):
     """A connection over one byte stream."""
 
-    __slots__ = ("_flushes", "_is_blocked", "_is_last", "_is_sending", "_pending", "_scope", "_stream", "_wake")
+    __slots__ = (
+        "_drained",
+        "_is_blocked",
+        "_is_broken",
+        "_is_deaf",
+        "_is_last",
+        "_is_sending",
+        "_is_watched",
+        "_pending",
+        "_scope",
+        "_stream",
+        "_tasks",
+        "_wake",
+        "_writes",
+    )
 
     def __init__(self, service: Service, stream: ByteStream, peer: str, *, secure: bool) -> None:
         self._stream = stream
@@ -31,32 +46,41 @@ class StreamConnection(Connection):
         self._pending: list[bytes] = []
         self._is_sending = False
         self._is_blocked = False
+        self._is_broken = False
+        self._is_deaf = False
         self._is_last = False
-        self._flushes = 0
+        self._drained: anyio.Event | None = None
+        self._is_watched = False
+        self._writes = 0
+        self._tasks: TaskGroup | None = None
         self._scope = anyio.CancelScope()
         super().__init__(service, peer, secure=secure)
 
     @property
     def is_blocked(self) -> bool:
-        return self._is_sending or bool(self._pending)
+        return not self._is_broken and (self._is_sending or bool(self._pending))
 
     def send(self, data: bytes) -> None:
-        self._pending.append(data)
-        self._wake.set()
+        if not self._is_broken:
+            self._pending.append(data)
+            self._wake.set()
 
     def notify(self) -> None:
         if not self._is_sending:
             self._wake.set()
             return
-        self._flushes += 1
-        if self._flushes >= PATIENCE_FLUSHES and not self._is_blocked:
-            self._is_blocked = True
-            self.service.application.blocked(self)
+        if not self._is_watched and not self._is_blocked and self._tasks is not None:
+            self._is_watched = True
+            self._tasks.start_soon(self._watch_write, self._writes)
 
     def replace_pongs(self, frame: bytes) -> None:
         # 0x8A: a final pong frame (RFC 6455 section 5.2)
         self._pending = [waiting for waiting in self._pending if waiting[0] != 0x8A]
         self.send(frame)
+
+    def hold_reading(self) -> None:
+        if self._drained is None and self.is_blocked and not self._is_broken:
+            self._drained = anyio.Event()
 
     def finish(self) -> None:
         self._is_last = True
@@ -70,12 +94,31 @@ class StreamConnection(Connection):
         """Serve the connection to its end."""
         try:
             with self._scope:
-                async with anyio.create_task_group() as tasks:
+                async with anyio.create_task_group() as self._tasks:
+                    tasks = self._tasks
                     tasks.start_soon(self._write_forever)
                     await self._read_forever()
                     tasks.cancel_scope.cancel()
         finally:
+            self._tasks = None
             self.ended()
+
+    async def _watch_write(self, write: int) -> None:
+        """There is more to pull behind a write: tell the hub if that one is stuck."""
+        for _ in range(PATIENCE_TURNS):
+            await checkpoint()
+        self._is_watched = False
+        if not self._is_sending or self._is_broken or self.phase is not Phase.OPEN:
+            return
+        if self._writes == write:
+            self.write_stuck()
+        else:
+            self.notify()
+
+    def write_stuck(self) -> None:
+        if self._is_sending and not self._is_blocked and self.phase is Phase.OPEN:
+            self._is_blocked = True
+            self.service.application.blocked(self)
 
     async def _read_forever(self) -> None:
         application = self.service.application
@@ -83,23 +126,33 @@ class StreamConnection(Connection):
             try:
                 data = await self._stream.receive(READ_BYTES)
             except STREAM_ERRORS:
-                self.eof()
+                if self.eof():
+                    # The writer ends the connection, or the time for it.
+                    self._is_deaf = True
+                    await anyio.sleep_forever()
                 return
             self.feed(data)
+            if self._drained is not None:
+                await self._drained.wait()
+                self._drained = None
             while application.holds_back(self):
                 await checkpoint()
 
     async def _write_forever(self) -> None:
         application = self.service.application
-        while True:
-            data = b"".join(self._pending)
-            self._pending.clear()
+        while self.phase is not Phase.GONE:
+            data = b""
+            if self._pending:
+                data = b"".join(self._pending)
+                self._pending.clear()
+                self.pongs_taken()
             if not data and self.phase is Phase.OPEN:
                 chunk = application.pull(self)
                 assert isinstance(chunk, bytes)
                 data = chunk
             if not data:
-                self.pongs_written()
+                if self._drained is not None:
+                    self._drained.set()
                 if self._is_last:
                     await self._end_writing()
                     return
@@ -107,46 +160,64 @@ class StreamConnection(Connection):
                 self._wake = anyio.Event()
                 continue
             self._is_sending = True
-            self._flushes = 0
+            self._writes += 1
+            self.service.arm("write", self)
             try:
                 await self._stream.send(data)
             except STREAM_ERRORS:
                 # Not the end: the peer's last words may still come. Reading finds the end.
+                self._is_broken = True
+                self.service.deadlines.cancel("write", self)
+                self._pending.clear()
+                if self._drained is not None:
+                    self._drained.set()
+                if self._is_deaf:
+                    self.cut()
                 return
             self._is_sending = False
+            self.service.deadlines.cancel("write", self)
             if self._is_blocked:
                 self._is_blocked = False
                 if self.phase is Phase.OPEN:
                     application.writable(self)
 
     async def _end_writing(self) -> None:
+        if self._is_deaf:
+            self.cut()  # both sides have said all
+            return
+        stream: ByteStream | ObjectStream[bytes] = self._stream
+        if isinstance(stream, TLSStream):
+            # TLS has no half-closed connection, TCP below it has. Closing now, with something of the peer's unread,
+            # would be a reset, which can take our last words with it.
+            stream = stream.transport_stream
         try:
-            await self._stream.send_eof()
+            await stream.send_eof()
         except STREAM_ERRORS:
             pass
         except NotImplementedError:
-            self.cut()  # TLS has no half-closed connection
+            self.cut()
 
 
-def unix_peer(service: Service) -> str:
-    """What stands for the address of a stream that has none: loopback if that is a trusted proxy, else nothing.
+def peer_address(service: Service, stream: ByteStream) -> str:
+    """The peer's address as text, "" where there is none.
 
-    A reverse proxy in front of a Unix socket is on this machine.
+    For a Unix socket: loopback if that is a trusted proxy, since a reverse proxy in front of it is on this machine.
     """
+    sock = stream.extra(SocketAttribute.raw_socket, None)
+    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        address = stream.extra(SocketAttribute.remote_address, None)
+        return str(address[0]) if isinstance(address, tuple) else ""
     loopback = ipaddress.ip_address("127.0.0.1")
     return str(loopback) if any(loopback in network for network in service.policy.trusted_proxies) else ""
 
 
 async def serve_stream(service: Service, stream: ByteStream, *, secure: bool) -> None:
     """Serve one accepted stream until it ends, and close it."""
-    peer = unix_peer(service)
-    sock = stream.extra(SocketAttribute.raw_socket, None)
-    if sock is not None:
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
-            address = stream.extra(SocketAttribute.remote_address, None)
-            peer = str(address[0]) if isinstance(address, tuple) else ""
-        prepare_socket(sock, service.limits.send_buffer_bytes)
     try:
+        peer = peer_address(service, stream)
+        sock = stream.extra(SocketAttribute.raw_socket, None)
+        if sock is not None:
+            prepare_socket(sock, service.limits.send_buffer_bytes)
         refusal = service.admission(peer)
         if refusal is not None:
             with anyio.move_on_after(service.limits.close_timeout_s):

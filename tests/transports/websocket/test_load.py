@@ -1,0 +1,330 @@
+"""Members that do not read, and floods, through sockets."""
+
+import anyio
+import pytest
+
+from roomhub import Limits
+from roomhub.testing import ManualClock
+from tests.transports.websocket.support import (
+    TEXT,
+    Driver,
+    Wire,
+    World,
+    chat,
+    close_of,
+    left,
+    request,
+    roster,
+    serving,
+    turn,
+    until,
+)
+
+pytestmark = pytest.mark.anyio
+
+FAST = Limits(message_rate_per_s=1e9, message_burst=1e9, send_buffer_bytes=4096)
+
+
+async def stall(world: World, user: str = "sloth") -> object:
+    """A member that reads nothing from now on."""
+    return await world.join(user, receive_buffer_bytes=4096)
+
+
+def blocked(world: World) -> int:
+    """How many connections have something waiting to be written."""
+    return sum(connection.is_blocked for connection in world.server._service.connections)
+
+
+async def test_who_never_reads_is_evicted_once_and_nobody_waits_for_it(driver: Driver) -> None:
+    """Row 55; defect 12 of the seed: an evicted client is told why."""
+    async with serving(driver, limits=FAST) as world:
+        ann = await world.join("ann")
+        sloth = await world.join("sloth", receive_buffer_bytes=4096)
+        await ann.receive_until({**left("sloth"), "type": "user_joined", "content": "sloth joined the room"})
+        sent = 0
+        while "sloth" in world.runtime.members("lobby"):
+            await ann.say(f"{sent:0400}")
+            wire = await ann.receive()
+            if wire == left("sloth"):
+                break
+            assert wire == chat("ann", f"{sent:0400}")
+            sent += 1
+            assert sent < 1000, "never evicted"
+        assert sent > FAST.lag_messages
+        rest = await ann.receive_until(roster("ann"))
+        assert left("sloth") in rest or wire == left("sloth")
+        assert world.runtime.statistics().evictions == {"slow_consumer": 1}
+        # It reads now: what it had been given, whole frames in order, then why.
+        number = 0
+        while (got := await sloth.frame()).opcode == TEXT:
+            assert f'"{number:0400}"'.encode() in got.payload
+            number += 1
+        assert close_of(got) == (1008, "slow_consumer")
+        assert number < sent
+
+
+async def test_a_member_behind_in_bytes_is_slow_too(driver: Driver) -> None:
+    """Defect 10 of the seed: the queue is bounded in bytes."""
+    limits = Limits(
+        lag_messages=1e9, lag_bytes=100_000, send_buffer_bytes=4096, message_rate_per_s=1e9, message_burst=1e9
+    )
+    async with serving(driver, limits=limits) as world:
+        ann = await world.join("ann")
+        await world.join("sloth", receive_buffer_bytes=4096)
+        said = 0
+        while "sloth" in world.runtime.members("lobby"):
+            await ann.say("x" * 500)
+            await ann.receive()
+            said += 1
+            assert said < 500
+        assert said > 100
+        [room] = world.runtime.hub._rooms.values()
+        for log in room.lanes.values():
+            assert log.totals[-1] - log.totals[0] <= 200_000
+
+
+async def test_a_slow_members_memory_is_one_chunk(driver: Driver) -> None:
+    """Law 5: what it has not read is a range of the room's log."""
+    limits = Limits(lag_messages=1e9, lag_bytes=1e9, send_buffer_bytes=4096, chunk_bytes=10_000)
+    async with serving(driver, limits=limits) as world:
+        for number in range(5):
+            await world.join(f"sloth{number}", receive_buffer_bytes=4096)
+        for number in range(2000):
+            world.runtime.publish("lobby", "x" * 200)
+            if number % 100 == 0:
+                await turn(8)
+        await turn(30)
+        assert blocked(world) == 5
+        for connection in world.server._service.connections:
+            rest = getattr(connection, "_rest", None)
+            assert rest is None or len(rest) <= 10_000
+            assert not getattr(connection, "_behind", None)
+            assert not getattr(connection, "_pending", None)
+
+
+async def test_a_burst_of_the_programs_evicts_no_healthy_reader(driver: Driver) -> None:
+    async with serving(driver) as world:
+        ann, bob = await world.room_of("ann", "bob")
+        for number in range(2000):
+            world.runtime.publish("lobby", str(number))
+        async with anyio.create_task_group() as tasks:
+            for peer in (ann, bob):
+
+                async def read(peer: object = peer) -> None:
+                    for number in range(2000):
+                        assert await peer.receive() == chat("", str(number))  # type: ignore[attr-defined]
+
+                tasks.start_soon(read)
+        assert world.runtime.statistics().evictions == {}
+
+
+async def test_a_stuck_write_is_timed_out_after_10_seconds(driver: Driver) -> None:
+    limits = Limits(send_buffer_bytes=4096, lag_messages=1e9)
+    async with serving(driver, limits=limits) as world:
+        ann = await world.join("ann")
+        await world.join("sloth", receive_buffer_bytes=4096)
+        await ann.receive_until({**left("sloth"), "type": "user_joined", "content": "sloth joined the room"})
+        for _ in range(100):
+            world.runtime.publish("lobby", "x" * 400)
+            assert (await ann.receive())["type"] == "chat"
+        await until(lambda: blocked(world) == 1)
+        await turn()
+        world.clock.advance(9.9)
+        await turn()
+        assert world.runtime.members("lobby") == ("ann", "sloth")
+        world.clock.advance(0.2)
+        assert await ann.receive() == left("sloth")
+        assert await ann.receive() == roster("ann")
+        assert world.runtime.statistics().evictions == {"slow_consumer": 1}
+
+
+async def test_a_byte_a_second_is_no_progress(driver: Driver) -> None:
+    """Row 56."""
+    limits = Limits(send_buffer_bytes=4096, lag_messages=1e9)
+    async with serving(driver, limits=limits) as world:
+        ann = await world.join("ann")
+        sloth = await world.join("sloth", receive_buffer_bytes=4096)
+        await ann.receive_until({**left("sloth"), "type": "user_joined", "content": "sloth joined the room"})
+        for _ in range(100):
+            world.runtime.publish("lobby", "x" * 400)
+            assert (await ann.receive())["type"] == "chat"
+        await until(lambda: blocked(world) == 1)
+        await turn()
+        # The kernel may let the first byte through as a little progress; what comes after is none.
+        for _ in range(25):
+            assert len(sloth.sock.recv(1)) == 1
+            world.clock.advance(1)
+            await turn(8)
+            if world.runtime.members("lobby") == ("ann",):
+                break
+        assert await ann.receive() == left("sloth")
+        assert world.runtime.statistics().evictions == {"slow_consumer": 1}
+
+
+async def test_who_reads_again_in_time_gets_everything_in_order(driver: Driver) -> None:
+    limits = Limits(send_buffer_bytes=4096, lag_messages=1e9, chunk_bytes=3000)
+    async with serving(driver, limits=limits) as world:
+        ann = await world.join("ann")
+        sloth = await world.join("sloth", receive_buffer_bytes=4096)
+        await ann.receive_until({**left("sloth"), "type": "user_joined", "content": "sloth joined the room"})
+        for number in range(200):
+            world.runtime.publish("lobby", f"{number:0400}")
+            assert await ann.receive() == chat("", f"{number:0400}")
+        await until(lambda: blocked(world) == 1)
+        world.clock.advance(9)
+        await turn()
+        for number in range(200):
+            assert await sloth.receive() == chat("", f"{number:0400}")
+        world.runtime.publish("lobby", "again")
+        assert await sloth.receive() == chat("", "again")
+        world.clock.advance(20)
+        await turn()
+        assert world.runtime.members("lobby") == ("ann", "sloth")
+
+
+async def test_a_stalled_member_that_is_kicked_is_cut_in_the_end(driver: Driver) -> None:
+    limits = Limits(send_buffer_bytes=4096, lag_messages=1e9)
+    async with serving(driver, limits=limits) as world:
+        await world.join("sloth", receive_buffer_bytes=4096)
+        for _ in range(100):
+            world.runtime.publish("lobby", "x" * 400)
+        await until(lambda: blocked(world) == 1)
+        await turn()
+        world.runtime.kick("sloth")
+        assert world.runtime.rooms() == ()
+        await turn()
+        world.clock.advance(5.1)
+        await until(lambda: world.is_quiet)
+
+
+async def test_several_slow_members_leave_once_each_and_all_see_one_order(driver: Driver) -> None:
+    """Row 62."""
+    async with serving(driver, limits=FAST) as world:
+        ann, bob = await world.room_of("ann", "bob")
+        for number in range(3):
+            await world.join(f"sloth{number}", receive_buffer_bytes=4096)
+        said = 0
+        seen: list[Wire] = []
+        others: list[Wire] = []
+        while len(world.runtime.members("lobby")) > 2:
+            words = chat("ann", f"{said:0400}")
+            await ann.say(words["content"])
+            seen += await ann.receive_until(words)
+            others += await bob.receive_until(words)
+            said += 1
+            assert said < 1000
+        world.runtime.publish("lobby", "end")
+        seen += await ann.receive_until(chat("", "end"))
+        others += await bob.receive_until(chat("", "end"))
+        assert others == seen
+        members = {"ann", "bob"}
+        for wire in seen:
+            if wire["type"] == "user_joined":
+                members.add(wire["username"])
+            elif wire["type"] == "user_left":
+                members.remove(wire["username"])
+            elif wire["type"] == "online_users":
+                assert set(wire["content"].split(",")) >= members - {wire["username"]}
+        assert members == {"ann", "bob"}
+        assert world.runtime.statistics().evictions == {"slow_consumer": 3}
+
+
+# -- floods -----------------------------------------------------------------------------------------------------------
+
+
+async def test_rooms_are_capped_and_empty_ones_freed(driver: Driver) -> None:
+    """Row 57."""
+    async with serving(driver, limits=Limits(rooms=2)) as world:
+        first = await world.join("ann", "one")
+        await world.join("ann", "two")
+        third = await world.open("ann", "three")
+        assert await third.closed() == (1013, "over_capacity")
+        first.disconnect()
+        await until(lambda: world.runtime.rooms() == ("two",))
+        await world.join("ann", "three")
+
+
+async def test_join_and_leave_spam_ends_with_nothing(driver: Driver) -> None:
+    """Row 58, and defect 4 of the seed."""
+    async with serving(driver) as world:
+        ann = await world.join("ann")
+        for _ in range(30):
+            peers = [world.connect() for _ in range(5)]
+            for number, peer in enumerate(peers):
+                await peer.send(request(f"/ws/lobby?username=user{number}"))
+            for peer in peers:
+                peer.disconnect()
+        await world.get("/health")  # so all before it were accepted
+        await until(lambda: world.server.connections == 1)
+        world.runtime.publish("lobby", "end")
+        members = {"ann"}
+        for wire in await ann.receive_until(chat("", "end")):
+            if wire["type"] == "user_joined":
+                members.add(wire["username"])
+            elif wire["type"] == "user_left":
+                members.remove(wire["username"])
+        assert members == {"ann"}
+        assert world.runtime.members("lobby") == ("ann",)
+
+
+async def test_connections_of_one_address_are_capped_at_the_request(driver: Driver) -> None:
+    """Row 59."""
+    async with serving(driver, limits=Limits(connections_per_address=3)) as world:
+        peers = [await world.join(f"user{number}") for number in range(3)]
+        response = await world.refused(request("/ws/lobby?username=more"))
+        assert (response.status, response.headers["retry-after"]) == (503, "5")
+        assert (await world.get("/health")).status == 200
+        peers[0].disconnect()
+        await until(lambda: world.server.connections == 2)
+        await world.join("more")
+
+
+async def test_connections_in_all_are_capped(driver: Driver) -> None:
+    async with serving(driver, limits=Limits(connections=1)) as world:
+        await world.join("ann")
+        response = await world.refused(request("/ws/lobby?username=more"))
+        assert (response.status, response.headers["retry-after"]) == (503, "5")
+
+
+async def test_a_flood_of_silent_connections_is_refused_at_the_door(driver: Driver) -> None:
+    """Row 59."""
+    async with serving(driver, limits=Limits(connections_per_address=3)) as world:
+        silent = [world.connect() for _ in range(3)]
+        await until(lambda: world.server.connections == 3)
+        peer = world.connect()
+        response = await peer.response()
+        assert (response.status, response.headers["retry-after"]) == (503, "5")
+        assert await peer.end() == b""
+        assert world.server.connections == 3
+        # Each that goes makes room; the time of the others ends too.
+        silent[0].disconnect()
+        await until(lambda: world.server.connections == 2)
+        await world.join("ann")
+        world.clock.advance(10.1)
+        for other in silent[1:]:
+            assert (await other.response()).status == 408
+            other.disconnect()
+        await until(lambda: world.server.connections == 1)
+        assert not world.server._service.opening
+
+
+async def test_a_storm_of_stops_and_joins_ends(driver: Driver) -> None:
+    """Defects 5 and 14 of the seed: the server stops while many come and go."""
+    clock = ManualClock()
+    async with serving(driver, clock=clock, limits=Limits(connections_per_address=1000)) as world:
+        await world.join("ann")
+        for number in range(100):
+            peer = world.connect()
+            await peer.send(request(f"/ws/lobby?username=user{number}"))
+            if number % 3 == 0:
+                peer.reset()
+            elif number % 3 == 1:
+                peer.disconnect()
+            if number == 60:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(world.runtime.drain)
+                    await turn(3)
+                    for other in world.peers:
+                        other.sock.close()
+        await until(lambda: world.runtime.hub.is_empty)
+        assert world.runtime.rooms() == ()

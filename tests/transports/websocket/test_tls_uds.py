@@ -261,11 +261,11 @@ async def test_runtime_and_server_may_be_one_with_statement(driver: Driver) -> N
 
 
 async def test_a_unix_socket_that_a_server_listens_at_is_not_taken_from_it(tmp_path: Path) -> None:
-    path = str(tmp_path / "chat.sock")
-    async with Runtime() as runtime, serve(runtime, uds=path) as server:
+    path = tmp_path / "chat.sock"
+    async with Runtime() as runtime, serve(runtime, uds=str(path)) as server:
         with pytest.raises(OSError, match="in use"):
-            async with serve(runtime, uds=path):
+            async with serve(runtime, uds=str(path)):
                 pass
-        assert os.path.exists(path)
+        assert [file.name for file in tmp_path.iterdir()] == ["chat.sock"]
         assert server.url == f"ws+unix://{path}"
-    assert not os.path.exists(path)
+    assert list(tmp_path.iterdir()) == []

@@ -133,7 +133,7 @@ class Runtime:
             if iscoroutinefunction(callback) or iscoroutinefunction(getattr(callback, "__call__", None)):  # noqa: B004
                 raise TypeError(f"{name} must be a plain function, not async: it runs inside the hub's turn")
         self.hub: Hub[Client] = hub if hub is not None else Hub(epoch=secrets.token_hex(6), limits=limits)
-        self.limits = self.hub.limits
+        self.limits: Limits = self.hub.limits
         self.clock: Clock = clock or SystemClock()
         self._on_join = on_join
         self._on_leave = on_leave

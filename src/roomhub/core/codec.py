@@ -50,8 +50,8 @@ class Chat:
     __slots__ = ("content", "room")
 
     def __init__(self, room: str | None, content: str) -> None:
-        self.room = room
-        self.content = content
+        self.room: str | None = room
+        self.content: str = content
 
 
 class Join:
@@ -60,7 +60,7 @@ class Join:
     __slots__ = ("room",)
 
     def __init__(self, room: str) -> None:
-        self.room = room
+        self.room: str = room
 
 
 class Leave:
@@ -69,7 +69,7 @@ class Leave:
     __slots__ = ("room",)
 
     def __init__(self, room: str) -> None:
-        self.room = room
+        self.room: str = room
 
 
 Request: TypeAlias = Chat | Join | Leave
@@ -134,12 +134,12 @@ class Lane:
         direct: Callable[[str], Frame] | None = None,
         v1: bool = False,
     ) -> None:
-        self.codec = codec
-        self.frame = frame
-        self.join = join
-        self.direct = direct or frame
-        self.v1 = v1
-        self.nothing = join(())
+        self.codec: Codec = codec
+        self.frame: Callable[[str], Frame] = frame
+        self.join: Callable[[Sequence[Frame]], Chunk] = join
+        self.direct: Callable[[str], Frame] = direct or frame
+        self.v1: bool = v1
+        self.nothing: Chunk = join(())
         self.empty: Frame = b"" if isinstance(self.nothing, bytes) else ""
 
     def __repr__(self) -> str:

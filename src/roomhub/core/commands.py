@@ -23,10 +23,10 @@ class Publish:
     __slots__ = ("content", "ref", "room", "username")
 
     def __init__(self, room: str, content: str, username: str = "", *, ref: Hashable = None) -> None:
-        self.room = room
-        self.content = content
-        self.username = username
-        self.ref = ref
+        self.room: str = room
+        self.content: str = content
+        self.username: str = username
+        self.ref: Hashable = ref
 
     def __repr__(self) -> str:
         return f"Publish({self.room!r}, {self.content!r}, {self.username!r})"
@@ -38,8 +38,8 @@ class Enter(Generic[C_co]):
     __slots__ = ("client", "room")
 
     def __init__(self, client: C_co, room: str) -> None:
-        self.client = client
-        self.room = room
+        self.client: C_co = client
+        self.room: str = room
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.client!r}, {self.room!r})"
@@ -60,9 +60,9 @@ class Kick:
     __slots__ = ("reason", "room", "user")
 
     def __init__(self, user: str, room: str | None = None, *, reason: CloseReason = KICKED) -> None:
-        self.user = user
-        self.room = room
-        self.reason = reason
+        self.user: str = user
+        self.room: str | None = room
+        self.reason: CloseReason = reason
 
     def __repr__(self) -> str:
         return f"Kick({self.user!r}, {self.room!r})"
@@ -74,7 +74,7 @@ class CloseRoom:
     __slots__ = ("room",)
 
     def __init__(self, room: str) -> None:
-        self.room = room
+        self.room: str = room
 
     def __repr__(self) -> str:
         return f"CloseRoom({self.room!r})"

@@ -45,8 +45,8 @@ class Delivery(Generic[C]):
         self.dirty: OrderedDict[Room[C], None] = OrderedDict()
         self.pressing: dict[Room[C], None] = {}
         self.named: dict[C, None] = {}
-        self.frames = 0
-        self.bytes = 0
+        self.frames: int = 0
+        self.bytes: int = 0
 
     @property
     def is_settled(self) -> bool:

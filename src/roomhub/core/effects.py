@@ -19,8 +19,8 @@ class Close(Generic[C]):
     __slots__ = ("client", "reason")
 
     def __init__(self, client: C, reason: CloseReason) -> None:
-        self.client = client
-        self.reason = reason
+        self.client: C = client
+        self.reason: CloseReason = reason
 
     def __repr__(self) -> str:
         return f"Close({self.client!r}, {self.reason.name})"
@@ -32,7 +32,7 @@ class Probe(Generic[C]):
     __slots__ = ("client",)
 
     def __init__(self, client: C) -> None:
-        self.client = client
+        self.client: C = client
 
     def __repr__(self) -> str:
         return f"Probe({self.client!r})"
@@ -44,9 +44,9 @@ class Authorize(Generic[C]):
     __slots__ = ("client", "room", "username")
 
     def __init__(self, client: C, room: str, username: str) -> None:
-        self.client = client
-        self.room = room
-        self.username = username
+        self.client: C = client
+        self.room: str = room
+        self.username: str = username
 
     def __repr__(self) -> str:
         return f"Authorize({self.client!r}, {self.room!r}, {self.username!r})"
@@ -58,8 +58,8 @@ class Announce:
     __slots__ = ("message", "ref")
 
     def __init__(self, message: Message, ref: Hashable) -> None:
-        self.message = message
-        self.ref = ref
+        self.message: Message = message
+        self.ref: Hashable = ref
 
     def __repr__(self) -> str:
         return f"Announce({self.message!r})"
@@ -71,7 +71,7 @@ class Report:
     __slots__ = ("message",)
 
     def __init__(self, message: Message) -> None:
-        self.message = message
+        self.message: Message = message
 
     def __repr__(self) -> str:
         return f"Report({self.message!r})"
@@ -83,8 +83,8 @@ class Settle:
     __slots__ = ("position", "ref")
 
     def __init__(self, ref: Hashable, position: Position | None) -> None:
-        self.ref = ref
-        self.position = position
+        self.ref: Hashable = ref
+        self.position: Position | None = position
 
     def __repr__(self) -> str:
         return f"Settle({self.ref!r}, {self.position!r})"

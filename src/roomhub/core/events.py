@@ -34,7 +34,7 @@ class _OfClient(Generic[C_co]):
     __slots__ = ("client",)
 
     def __init__(self, client: C_co) -> None:
-        self.client = client
+        self.client: C_co = client
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.client!r})"
@@ -64,12 +64,12 @@ class Connected(Generic[C_co]):
         address: str = "",
         shares: bool = False,
     ) -> None:
-        self.client = client
-        self.lane = lane
-        self.username = username
-        self.rooms = rooms
-        self.address = address
-        self.shares = shares
+        self.client: C_co = client
+        self.lane: Lane = lane
+        self.username: str = username
+        self.rooms: Sequence[str] = rooms
+        self.address: str = address
+        self.shares: bool = shares
 
     def __repr__(self) -> str:
         return f"Connected({self.client!r}, {self.username!r}, rooms={tuple(self.rooms)!r})"
@@ -81,8 +81,8 @@ class Received(Generic[C_co]):
     __slots__ = ("client", "text")
 
     def __init__(self, client: C_co, text: str) -> None:
-        self.client = client
-        self.text = text
+        self.client: C_co = client
+        self.text: str = text
 
     def __repr__(self) -> str:
         return f"Received({self.client!r}, {self.text!r})"
@@ -118,8 +118,8 @@ class Authorized(Generic[C_co]):
     __slots__ = ("client", "room")
 
     def __init__(self, client: C_co, room: str) -> None:
-        self.client = client
-        self.room = room
+        self.client: C_co = client
+        self.room: str = room
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.client!r}, {self.room!r})"
@@ -137,8 +137,8 @@ class Published:
     __slots__ = ("message", "ref")
 
     def __init__(self, message: Message, ref: Hashable = None) -> None:
-        self.message = message
-        self.ref = ref
+        self.message: Message = message
+        self.ref: Hashable = ref
 
     def __repr__(self) -> str:
         return f"Published({self.message!r})"
@@ -150,8 +150,8 @@ class Refused:
     __slots__ = ("message", "ref")
 
     def __init__(self, message: Message, ref: Hashable = None) -> None:
-        self.message = message
-        self.ref = ref
+        self.message: Message = message
+        self.ref: Hashable = ref
 
     def __repr__(self) -> str:
         return f"Refused({self.message!r})"
@@ -163,7 +163,7 @@ class ClockSet:
     __slots__ = ("unix_ms",)
 
     def __init__(self, unix_ms: int) -> None:
-        self.unix_ms = unix_ms
+        self.unix_ms: int = unix_ms
 
     def __repr__(self) -> str:
         return f"ClockSet({self.unix_ms})"

@@ -76,12 +76,15 @@ class Hub(Generic[C]):
         limits: Limits | None = None,
         room_rule: Callable[[str], str | None] | None = None,
     ) -> None:
-        self.limits = limits = limits or Limits()
+        limits = limits or Limits()
+        self.limits: Limits = limits
         self.announces = False
         self.authorizes = False
         self.reports = False
         self._epoch = epoch
-        self.room_rule = room_rule or (lambda room: room_fault(room, max_bytes=limits.room_bytes))
+        self.room_rule: Callable[[str], str | None] = room_rule or (
+            lambda room: room_fault(room, max_bytes=limits.room_bytes)
+        )
         self._incarnations = 0
         self._draining = False
         self._wall_offset_ms = 0.0

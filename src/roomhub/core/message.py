@@ -51,12 +51,12 @@ class Message:
         self, kind: Kind, room: str, user: str, username: str, content: str, offset: int = 0, ts_ms: int = 0
     ) -> None:
         self.kind: Kind = kind
-        self.room = room
-        self.user = user
-        self.username = username
-        self.content = content
-        self.offset = offset
-        self.ts_ms = ts_ms
+        self.room: str = room
+        self.user: str = user
+        self.username: str = username
+        self.content: str = content
+        self.offset: int = offset
+        self.ts_ms: int = ts_ms
 
     def __repr__(self) -> str:
         return (
@@ -68,5 +68,3 @@ class Message:
         if not isinstance(other, Message):
             return NotImplemented
         return all(getattr(self, name) == getattr(other, name) for name in Message.__slots__)
-
-    __hash__ = None  # type: ignore[assignment]  # compared in tests, never a key

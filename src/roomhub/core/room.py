@@ -39,9 +39,9 @@ class LaneLog:
     __slots__ = ("_chunk", "_chunk_head", "_chunk_next", "_chunk_start", "base", "frames", "lane", "members", "totals")
 
     def __init__(self, lane: Lane, base: int) -> None:
-        self.lane = lane
-        self.members = 0
-        self.base = base
+        self.lane: Lane = lane
+        self.members: int = 0
+        self.base: int = base
         self.frames: list[Frame] = []
         # totals[i] is how many bytes came before frames[i]; lag in bytes is one subtraction.
         self.totals: list[int] = [0]
@@ -104,13 +104,13 @@ class Member(Generic[C]):
     __slots__ = ("alone", "client", "cursor", "gone", "log", "room", "session")
 
     def __init__(self, session: "Session[C]", room: "Room[C]", log: LaneLog) -> None:
-        self.session = session
-        self.client = session.client
-        self.room = room
-        self.log = log
-        self.cursor = room.head
-        self.alone = True
-        self.gone = False
+        self.session: Session[C] = session
+        self.client: C = session.client
+        self.room: Room[C] = room
+        self.log: LaneLog = log
+        self.cursor: int = room.head
+        self.alone: bool = True
+        self.gone: bool = False
 
 
 class Room(Generic[C]):
@@ -139,21 +139,21 @@ class Room(Generic[C]):
     )
 
     def __init__(self, name: str, epoch: str) -> None:
-        self.name = name
-        self.epoch = epoch
+        self.name: str = name
+        self.epoch: str = epoch
         self.members: dict[C, Member[C]] = {}
         self.users: dict[str, int] = {}
         self.lanes: dict[Lane, LaneLog] = {}
-        self.head = 0
-        self.offset = 0
-        self.ts_ms = 0
+        self.head: int = 0
+        self.offset: int = 0
+        self.ts_ms: int = 0
         self.log: deque[Record] = deque()
-        self.log_bytes = 0
+        self.log_bytes: int = 0
         # The plain dialect's presence that has not gone out yet, by user in order of time.
         self.arrivals: dict[str, None] = {}
         self.departures: dict[str, None] = {}
         # Serving
-        self.floor = 0
+        self.floor: int = 0
         self.behind: dict[Member[C], None] = {}
         self.speaker: Member[C] | None = None
         self._walk: list[Member[C]] | None = None

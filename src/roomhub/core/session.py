@@ -75,21 +75,21 @@ class Session(Generic[C]):
     )
 
     def __init__(self, client: C, lane: Lane, username: str, address: str, *, shares: bool, now: float) -> None:
-        self.client = client
-        self.lane = lane
-        self.username = username
-        self.address = address
-        self.shares = shares
-        self.state = State.OPEN
+        self.client: C = client
+        self.lane: Lane = lane
+        self.username: str = username
+        self.address: str = address
+        self.shares: bool = shares
+        self.state: State = State.OPEN
         self.members: tuple[Member[C], ...] = ()
         self.direct: list[Frame] | None = None
-        self.direct_bytes = 0
-        self.waiting = False
-        self.blocked = False
-        self.heard_at = now
-        self.probed_at = now
-        self.message_allowance_s = 0.0
-        self.join_allowance_s = 0.0
+        self.direct_bytes: int = 0
+        self.waiting: bool = False
+        self.blocked: bool = False
+        self.heard_at: float = now
+        self.probed_at: float = now
+        self.message_allowance_s: float = 0.0
+        self.join_allowance_s: float = 0.0
 
     def member_of(self, room: str) -> Member[C] | None:
         for member in self.members:

@@ -159,7 +159,7 @@ class Assembly:
         self._limits = limits
         self._make_inflater = make_inflater
         self._decoder = FrameDecoder(False, [_COMPRESSED_FRAMES] if make_inflater else [])
-        self.closed = False
+        self.closed: bool = False
         self._opcode: Opcode | None = None  # of the message in progress, None between messages
         self._blocks: list[bytes] = []
         self._tail = bytearray()  # what came after the last whole block

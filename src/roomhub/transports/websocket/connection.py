@@ -188,9 +188,9 @@ class Connection:
     )
 
     def __init__(self, service: Service, peer: str, *, secure: bool) -> None:
-        self.service = service
-        self.phase = Phase.HANDSHAKE
-        self.ping_allowance_s = 0.0
+        self.service: Service = service
+        self.phase: Phase = Phase.HANDSHAKE
+        self.ping_allowance_s: float = 0.0
         self._peer = peer
         self._is_app_open = False
         self._lane: Lane | None = None

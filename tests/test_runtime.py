@@ -254,6 +254,16 @@ async def test_publish_from_thread_in_the_event_loops_own_thread_does_not_block_
             runtime.publish_from_thread("lobby", "hi")
 
 
+async def test_publish_before_and_after_says_that_nothing_runs() -> None:
+    runtime = Runtime(clock=ManualClock())
+    with pytest.raises(RuntimeError, match="not running"):
+        runtime.publish("lobby", "hi")
+    async with runtime:
+        runtime.publish("lobby", "hi")
+    with pytest.raises(RuntimeError, match="not running"):
+        runtime.publish("lobby", "hi")
+
+
 async def test_publish_from_thread_before_and_after_says_that_nothing_runs() -> None:
     runtime = Runtime(clock=ManualClock())
     with pytest.raises(RuntimeError, match="not running"):

@@ -191,6 +191,7 @@ class Runtime:
                 await self._tasks.__aexit__(kind, error, traceback)
             else:
                 await self._tasks.__aexit__(None, None, None)
+            self._thread = None
 
     async def drain(self) -> None:
         """Close every connection with the reason ``draining``; return when all are gone, or ``drain_timeout_s`` later.
@@ -316,7 +317,7 @@ class Runtime:
 
         Raises:
             ValueError: a bad room name, or text that UTF-8 cannot carry.
-            RuntimeError: called from another thread; see ``publish_from_thread``.
+            RuntimeError: the runtime is not running, or this is another thread; see ``publish_from_thread``.
         """
         self._check_thread("publish_from_thread")
         self.submit(Publish(room, content, username))
@@ -398,7 +399,9 @@ class Runtime:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _check_thread(self, instead: str) -> None:
-        if self._thread is not None and threading.get_ident() != self._thread:
+        if self._thread is None:
+            raise RuntimeError("the runtime is not running: call inside its 'async with'")
+        if threading.get_ident() != self._thread:
             raise RuntimeError(f"called from outside the runtime's event loop: use {instead}")
 
     def _work_off(self) -> None:

@@ -318,6 +318,7 @@ class Hub(Generic[C]):
         if due < now:
             due = now
         if due - now > self._message_burst_s:
+            self._dropped += 1
             self._evict(session, errors.RATE_LIMITED, now)
             return
         session.message_allowance_s = due + self._message_interval_s

@@ -41,10 +41,11 @@ def parsed(text: str) -> dict[str, float]:
 
 def test_metrics_escape_what_a_label_may_not_hold() -> None:
     statistics = Statistics(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {'a"b\\c\nd': 3}, {})
-    page = metrics_page(statistics, {503: 2})
+    page = metrics_page(statistics, {503: 2}, {1009: 4})
     samples = parsed(page.body.decode())
     assert samples['roomhub_evictions_total{reason="a\\"b\\\\c\\nd"}'] == 3
     assert samples['roomhub_refusals_total{reason="http_503"}'] == 2
+    assert samples['roomhub_evictions_total{reason="close_1009"}'] == 4
 
 
 def test_health_tells_a_drain() -> None:
@@ -87,6 +88,9 @@ async def test_metrics_tell_what_happened(driver: Driver) -> None:
         for peer in (ann, bob):
             assert await peer.receive() == chat("ann", "héllo")
         await world.refused(request(lines=["Origin: https://evil.example"]))
+        big = await world.join("big", room="elsewhere")
+        await big.say("x" * 513)
+        await big.closed()
         world.runtime.kick("bob")
         await bob.closed()
         assert await ann.receive_until(roster("ann")) == [left("bob"), roster("ann")]
@@ -99,12 +103,13 @@ async def test_metrics_tell_what_happened(driver: Driver) -> None:
         assert samples["roomhub_messages_in_total"] == 1
         assert samples["roomhub_messages_published_total"] == 1
         assert samples["roomhub_messages_dropped_total"] == 0
-        # ann: two of her own arrival, two of bob's, the chat, two of his departure; bob: two and the chat.
-        assert samples["roomhub_deliveries_total"] == 7 + 3
+        # ann: two of her own arrival, two of bob's, the chat, two of his departure; bob: two and the chat; big: two.
+        assert samples["roomhub_deliveries_total"] == 7 + 3 + 2
         assert samples["roomhub_received_bytes_total"] == len("héllo".encode())
         assert samples["roomhub_sent_bytes_total"] > 10 * 60
         assert samples["roomhub_lag_messages"] == 0
         assert samples['roomhub_evictions_total{reason="kicked"}'] == 1
+        assert samples['roomhub_evictions_total{reason="close_1009"}'] == 1
         assert samples['roomhub_refusals_total{reason="http_403"}'] == 1
 
 

@@ -104,6 +104,7 @@ class Service:
 
     Attributes:
         refusals: connections answered with an HTTP error, by status.
+        failures: connections closed for what the peer sent or left unfinished, by close code.
         opening: connections that have not opened yet, by the socket's address.
     """
 
@@ -132,6 +133,7 @@ class Service:
         self.connections: set[Connection] = set()
         self.opening: Counter[str] = Counter()
         self.refusals: Counter[int] = Counter()
+        self.failures: Counter[int] = Counter()
         self._end = anyio.Event()
 
     def admission(self, peer: str) -> Reply | None:
@@ -362,6 +364,8 @@ class Connection:
 
     def fail(self, code: int, reason: str) -> None:
         """The peer broke a rule: it leaves now, and is told why. What it still sends is thrown away."""
+        self.service.failures[code] += 1
+        _log.debug("closed the connection of %r with %d: %r", self._peer, code, reason)
         self._depart()
         self._send_close(code, reason)
         self._end()
@@ -424,6 +428,9 @@ class Connection:
 
     def _reply(self, reply: Reply) -> None:
         self._opened()
+        if reply.status >= 400:
+            # %r: what is said of a request may quote it, and a log is read in a terminal.
+            _log.debug("refused a request of %r with %d: %r", self._peer, reply.status, reply.error)
         if reply.data:
             self.send(reply.data)
         self._end()

@@ -15,8 +15,10 @@ def health_page(*, draining: bool) -> Page:
     return Page(200, "application/json", b'{"status":"ok"}')
 
 
-def metrics_page(statistics: Statistics, http_refusals: Mapping[int, int]) -> Page:
-    """The hub's numbers, and the connections that were refused with an HTTP status."""
+def metrics_page(
+    statistics: Statistics, http_refusals: Mapping[int, int], failures: Mapping[int, int] | None = None
+) -> Page:
+    """The hub's numbers; the connections refused, by HTTP status, and those that broke a rule, by close code."""
     refusals = {("reason", reason): count for reason, count in statistics.refusals.items()}
     for status, count in http_refusals.items():
         refusals["reason", f"http_{status}"] = count
@@ -35,8 +37,10 @@ def metrics_page(statistics: Statistics, http_refusals: Mapping[int, int]) -> Pa
     ):
         lines += _family(name, kind, help_text, [("", value)])
     evictions = {("reason", reason): count for reason, count in statistics.evictions.items()}
+    for code, count in (failures or {}).items():
+        evictions["reason", f"close_{code}"] = count
     for name, help_text, counts in (
-        ("evictions_total", "Connections the hub closed, by reason.", evictions),
+        ("evictions_total", "Connections closed by this side, by reason.", evictions),
         ("refusals_total", "Connections and joins not let in, by reason.", refusals),
     ):
         samples = [(f'{{{label}="{_escaped(value)}"}}', count) for (label, value), count in sorted(counts.items())]

@@ -108,7 +108,7 @@ async def serve(
     all_pages: dict[str, Callable[[], Page]] = {"/health": lambda: health_page(draining=runtime.hub.draining)}
 
     def metrics_now() -> Page:
-        return metrics_page(runtime.statistics(), service.refusals)
+        return metrics_page(runtime.statistics(), service.refusals, service.failures)
 
     if metrics and metrics_port is None:
         all_pages["/metrics"] = metrics_now

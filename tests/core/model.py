@@ -126,7 +126,6 @@ class Peer:
         self.named = False
         self.heard_at = self.quiet_from = self.probed_at = self.pinged_at = self.spoke_at = self.progress_at = now
         self.messages = Bucket(limits.message_rate_per_s, limits.message_burst)
-        self.joins = Bucket(limits.join_rate_per_s, limits.join_burst)
 
     def size(self, owed: Iterable[Owed]) -> int:
         framed = [self.lane.frame(one.entry.text) for one in owed]
@@ -189,6 +188,7 @@ class World:
         self.incarnations = 0
         self.draining = False
         self.peers: dict[int, Peer] = {}
+        self.joins: dict[tuple[str, str], Bucket] = {}
         self.places: dict[str, Place] = {}
         self.asked: list[tuple[int, str]] = []
         self.announced: list[tuple[Message, Any]] = []
@@ -513,7 +513,10 @@ class World:
         return min(ends)
 
     def _ask_to_join(self, peer: Peer, room: str) -> None:
-        if not peer.joins.take(self.now):
+        who = (peer.address, peer.user)
+        if who not in self.joins:
+            self.joins[who] = Bucket(self.limits.join_rate_per_s, self.limits.join_burst)
+        if not self.joins[who].take(self.now):
             self._refuse_join(peer, "rate_limited")
         elif self.hub.authorizes:
             self.expected.append(("authorize", peer.client, room, peer.user))
@@ -533,8 +536,6 @@ class World:
             self.places[room] = self._make(room)
         place = self.places[room]
         is_further = peer.user in place.users
-        if is_further and (place.joined or place.left):
-            self._tell(place)
         place.members.append(peer)
         peer.places[room] = place
         peer.queues[room] = []
@@ -542,8 +543,11 @@ class World:
         peer.in_stay[room] = peer.stays
         peer.folds[peer.stays] = Fold()
         arrival = entry("user_joined", room, peer.user, f"{peer.user} joined the room")
+        if is_further and peer.user in place.joined:
+            return
         if is_further:
-            peer.direct += [Owed(self._roster(place), peer.stays), Owed(arrival, peer.stays)]
+            known = [*place.left, *(user for user in place.users if user not in place.joined)]
+            peer.direct += [Owed(self._roster(place, known), peer.stays), Owed(arrival, peer.stays)]
             self._judge_direct(peer)
             return
         place.users.append(peer.user)
@@ -589,8 +593,9 @@ class World:
         place.left.clear()
         place.joined.clear()
 
-    def _roster(self, place: Place) -> Entry:
-        return entry("online_users", place.name, "", ",".join(shown(user) for user in place.users))
+    def _roster(self, place: Place, users: list[str] | None = None) -> Entry:
+        here = place.users if users is None else users
+        return entry("online_users", place.name, "", ",".join(shown(user) for user in here))
 
     def _append(self, place: Place, what: Entry) -> None:
         place.grown = True

@@ -421,6 +421,18 @@ def test_joins_have_a_rate_and_without_a_room_the_client_is_closed() -> None:
     play >> After(1) >> Enter("ann", "c") << Sees("ann", "c| online Ann", "c| +Ann")
 
 
+def test_connecting_again_does_not_renew_the_joins_of_a_user() -> None:
+    play = Playbook(join_rate_per_s=1, join_burst=2)
+    for number in range(2):
+        play >> Connected(f"a{number}", TEXT, "Ann", ["r"], address="x") >> Disconnected(f"a{number}")
+    play >> Connected("a2", TEXT, "Ann", ["r"], address="x") << Close("a2", RATE_LIMITED)
+    play >> Connected("b", TEXT, "Ben", ["r"], address="x")
+    play >> Connected("c", TEXT, "Ann", ["r"], address="y")
+    play.forget()
+    play >> After(2) >> Connected("a3", TEXT, "Ann", ["s"], address="x") << Sees("a3", "s| online Ann", "s| +Ann")
+    assert len(play.hub._joins_due) == 1
+
+
 def test_rooms_per_client() -> None:
     play = Playbook(rooms_per_client=2) >> join("ann", "Ann", "a", "b", "c")
     assert play.hub.rooms() == ("a", "b")

@@ -179,17 +179,22 @@ def test_a_further_session_is_told_alone() -> None:
     )
 
 
-def test_a_further_session_first_lets_the_others_hear_of_the_first() -> None:
+def test_a_further_session_does_not_hurry_what_waits_to_be_told() -> None:
     (
         large_room()
         >> join("ann", "Ann")
         << Sees("m0", "online M0,M1,M2,M3,Ann", "+Ann")
         >> join("ben", "Ben")
+        >> Disconnected("m3")
         >> join("ben2", "Ben")
-        << Sees("m0", "online M0,M1,M2,M3,Ann,Ben", "+Ben")
-        << Sees("ben2", "online M0,M1,M2,M3,Ann,Ben", "+Ben")
-        >> After(1.0)
         << Sees("ben2")
+        >> join("ann2", "Ann")
+        << Sees("ann2", "online M3,M0,M1,M2,Ann", "+Ann")
+        << Sees("m0")
+        >> After(1.0)
+        << Sees("m0", "-M3", "online M0,M1,M2,Ann,Ben", "+Ben")
+        << Sees("ann2", "-M3", "online M0,M1,M2,Ann,Ben", "+Ben")
+        << Sees("ben2", "-M3", "online M0,M1,M2,Ann,Ben", "+Ben")
     )
 
 

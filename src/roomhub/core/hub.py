@@ -10,7 +10,7 @@ raises before anything has changed.
 """
 
 import math
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final, Generic, Literal, TypeAlias, assert_never
 
@@ -41,6 +41,7 @@ from roomhub.core.events import (
 from roomhub.core.limits import Limits
 from roomhub.core.message import CHAT, Message, Position
 from roomhub.core.names import room_fault, username_fault
+from roomhub.core.rates import Rate
 from roomhub.core.room import Member, Room
 from roomhub.core.session import Session, State
 from roomhub.core.statistics import Statistics
@@ -108,10 +109,10 @@ class Hub(Generic[C]):
         )
         # The time a probed peer has had at least when its silence is held against it; less, and it is we who were late.
         self._answer_s = (limits.pong_timeout_s - limits.ping_interval_s) / 2
-        self._message_interval_s = 1 / limits.message_rate_per_s
-        self._message_burst_s = _burst_s(limits.message_burst, self._message_interval_s)
-        self._join_interval_s = 1 / limits.join_rate_per_s
-        self._join_burst_s = _burst_s(limits.join_burst, self._join_interval_s)
+        self._message_rate = Rate(limits.message_rate_per_s, limits.message_burst)
+        self._join_rate = Rate(limits.join_rate_per_s, limits.join_burst)
+        # By address and user, not by connection: a plain client joins by connecting, and could do so without end.
+        self._joins_due: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._messages_in = self._published = self._dropped = 0
         self._bytes_in = 0
         self._evictions: Counter[str] = Counter()
@@ -314,14 +315,12 @@ class Hub(Generic[C]):
             session.heard_at = now
             self._deadlines.arm("silence", session, now)
         self._deadlines.arm("idle", session, now)
-        due = session.message_allowance_s
-        if due < now:
-            due = now
-        if due - now > self._message_burst_s:
+        due = self._message_rate.take(session.message_due_s, now)
+        if due is None:
             self._dropped += 1
             self._evict(session, errors.RATE_LIMITED, now)
             return
-        session.message_allowance_s = due + self._message_interval_s
+        session.message_due_s = due
         try:
             self._bytes_in += wire_bytes(text)
         except UnicodeEncodeError:
@@ -522,11 +521,16 @@ class Hub(Generic[C]):
     # -- joining and leaving ------------------------------------------------------------------------------------------
 
     def _ask_to_join(self, session: Session[C], name: str, now: float) -> None:
-        due = max(session.join_allowance_s, now)
-        if due - now > self._join_burst_s:
+        dues = self._joins_due
+        while dues and next(iter(dues.values())) <= now:
+            dues.popitem(last=False)  # as if it had never joined
+        who = (session.address, session.username)
+        due = self._join_rate.take(dues.get(who, now), now)
+        if due is None:
             self._refuse_join(session, errors.RATE_LIMITED)
             return
-        session.join_allowance_s = due + self._join_interval_s
+        dues[who] = due
+        dues.move_to_end(who)
         if self.room_rule(name) is not None:
             self._refuse_join(session, errors.PROTOCOL)
         elif self.authorizes:
@@ -548,14 +552,13 @@ class Hub(Generic[C]):
             room = self._make_room(name)
         user = session.username
         if user in room.users:
-            # Nobody else hears of a further session; what others have yet to hear must not reach this one twice.
-            if presence.has_news(room):
-                self._tell_presence(room)
             session.members += (room.enter(session),)
             session.steer()
-            self._answer(session, presence.roster(room))
-            self._answer(session, presence.joined(room, user))
-            self._judge_direct(session, now)
+            # Nobody else hears of a further session. If they have yet to hear of the first, it hears that with them.
+            if user not in room.arrivals:
+                self._answer(session, presence.told_roster(room))
+                self._answer(session, presence.joined(room, user))
+                self._judge_direct(session, now)
             return
         session.members += (room.enter(session),)
         session.steer()
@@ -730,9 +733,3 @@ class Hub(Generic[C]):
         # Its roster may be due in this very tick; there is nobody left to tell.
         room.arrivals.clear()
         room.departures.clear()
-
-
-def _burst_s(burst: float, interval_s: float) -> float:
-    """How far ahead of time the next one may be due while ``burst`` are let through at once."""
-    # A hundredth of an interval more: sums of fractions must not make the last message of a burst one too many.
-    return math.inf if interval_s == 0 else max(0.0, (burst - 0.99) * interval_s)

@@ -24,6 +24,12 @@ def roster(room: Room[Any]) -> Message:
     return Message(ONLINE_USERS, room.name, "", "", ",".join(_shown(room.users)))
 
 
+def told_roster(room: Room[Any]) -> Message:
+    """The roster as the members know it: what has not been told yet follows it for whoever gets this one."""
+    known = [*room.departures, *(user for user in room.users if user not in room.arrivals)]
+    return Message(ONLINE_USERS, room.name, "", "", ",".join(_shown(known)))
+
+
 def _shown(users: Iterable[str]) -> Iterable[str]:
     return (user.replace(",", FULLWIDTH_COMMA) if "," in user else user for user in users)
 

@@ -52,8 +52,7 @@ class Session(Generic[C]):
         heard_at: when something of the peer last came in.
         probed_at: when it was first probed since, if that is later.
         blocked: its transport refused a write and has not taken all since.
-        message_allowance_s, join_allowance_s: when the next message (join) would be due at the allowed rate; how far
-            that lies ahead of now is what the burst allows (the generic cell rate algorithm, one number a bucket).
+        message_due_s: when its next message is due at the allowed rate (``rates.Rate``).
     """
 
     __slots__ = (
@@ -63,10 +62,9 @@ class Session(Generic[C]):
         "direct",
         "direct_bytes",
         "heard_at",
-        "join_allowance_s",
         "lane",
         "members",
-        "message_allowance_s",
+        "message_due_s",
         "probed_at",
         "shares",
         "state",
@@ -88,8 +86,7 @@ class Session(Generic[C]):
         self.blocked: bool = False
         self.heard_at: float = now
         self.probed_at: float = now
-        self.message_allowance_s: float = 0.0
-        self.join_allowance_s: float = 0.0
+        self.message_due_s: float = now
 
     def member_of(self, room: str) -> Member[C] | None:
         for member in self.members:

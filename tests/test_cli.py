@@ -267,16 +267,16 @@ def test_flags_of_a_server_behind_a_proxy() -> None:
 
 def test_without_those_flags() -> None:
     """... and --require-origin"""
-    with Serving("--port", "0", "--require-origin", "--set", "connections_per_address=1") as serving:
+    with Serving("--port", "0", "--require-origin") as serving:
         own = Origin(f"http://127.0.0.1:{serving.port}")
         assert refusal(serving) == 403
         assert refusal(serving, origin=Origin("https://a.example")) == 403
         with serving.connect(origin=own, compression="deflate") as ann:
             assert ann.protocol.extensions == []
-            other = {"X-Forwarded-For": "10.0.0.2"}
-            assert refusal(serving, origin=own, additional_headers=other) == 503
             assert fetch(f"http://127.0.0.1:{serving.port}/metrics")[0] == 200
         assert "Using selector" not in serving.end()
+    with Serving("--port", "0", "--set", "connections_per_address=1") as serving, serving.connect():
+        assert refusal(serving, additional_headers={"X-Forwarded-For": "10.0.0.2"}) == 503
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

@@ -200,7 +200,7 @@ def _parse_number(least: int, most: int, text: str) -> int:
 
 async def _run(options: argparse.Namespace) -> None:
     # A suite may cut a message into any number of pieces and send them as slowly as it likes.
-    limits = Limits(message_timeout_s=inf)
+    limits = Limits(message_timeout_s=inf, connections_per_address=inf)
     application = EchoApplication(message_bytes=options.max_message_bytes)
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with (

@@ -83,7 +83,7 @@ class Life:
         if self.server is not None:
             assert self.server.connections == 0
             assert len(self.server._service.deadlines) == 0
-            assert not self.server._service.opening
+            assert not self.server._service.live
 
 
 async def test_cancelled_at_any_turn_of_the_loop_nothing_is_left(driver: Driver) -> None:

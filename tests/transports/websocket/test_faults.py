@@ -9,8 +9,10 @@ from contextlib import contextmanager
 import anyio
 import pytest
 
-from roomhub import Message, Runtime
+from roomhub import Hub, Message, Runtime
+from roomhub.ports import Client
 from roomhub.testing import ManualClock
+from roomhub.transports.websocket.handshake import Request, Route
 from tests.transports.websocket.support import (
     CONTINUATION,
     PING,
@@ -59,7 +61,7 @@ async def test_vanishing_at_any_byte_of_the_handshake_leaves_nothing(
         assert world.runtime.rooms() == ()
         statistics = world.runtime.statistics()
         assert (statistics.connections, statistics.messages_published) == (0, 0)
-        assert not world.server._service.opening
+        assert not world.server._service.live
         await until(lambda: len(world.server._service.deadlines) == 0)
 
 
@@ -333,3 +335,28 @@ async def test_a_rewriter_that_makes_what_no_wire_can_carry_refuses(driver: Driv
         assert await ann.receive() == chat("ann", "good")
         with anyio.fail_after(3), pytest.raises(Exception, match="lobby"):
             await runtime.publish_confirmed("lobby", "bad")
+
+
+async def test_what_raises_for_one_connection_ends_that_one_alone(
+    driver: Driver, caplog: pytest.LogCaptureFixture
+) -> None:
+    def rule(room: str) -> str | None:
+        if room == "boom":
+            raise RuntimeError("boom")
+        return None
+
+    def route(request: Request) -> Route:
+        [user] = [value for name, value in request.query if name == "username"]
+        return Route(request.segments[-1], user)
+
+    clock = ManualClock()
+    runtime = Runtime(Hub[Client](epoch="e", room_rule=rule), clock=clock)
+    async with serving(driver, runtime=runtime, clock=clock, route=route) as world:
+        ann = await world.join("ann")
+        bob = world.connect()
+        await bob.send(request("/ws/boom?username=bob"))
+        await bob.end()
+        await until(lambda: world.server.connections == 1)
+        await ann.say("on")
+        assert await ann.receive() == chat("ann", "on")
+    assert [record.levelname for record in caplog.records] == ["ERROR"]

@@ -16,7 +16,6 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from roomhub.transports.websocket import chat as chat_module
 from roomhub.transports.websocket import deflate
 from tests.transports.websocket.support import Driver, Wire, chat, joined, left, roster, serving, until
 
@@ -112,7 +111,6 @@ async def test_two_lanes_get_equal_text_and_each_message_is_compressed_once(
         return frame(self, text)
 
     monkeypatch.setattr(deflate.Deflated, "frame", counting)
-    chat_module.plain_deflate_lane.cache_clear()
 
     def converse(url: str) -> list[list[str]]:
         async def main() -> list[list[str]]:
@@ -143,7 +141,6 @@ async def test_two_lanes_get_equal_text_and_each_message_is_compressed_once(
         assert len(texts[0]) == 2
         assert all(text == texts[0] for text in texts)
         await until(lambda: world.is_quiet)
-    chat_module.plain_deflate_lane.cache_clear()
     assert len([text for text in compressed if LONG + "!" in text]) == 1
     assert len([text for text in compressed if f'"{LONG}"' in text]) == 1
 

@@ -1,21 +1,30 @@
 """Members that do not read, and floods, through sockets."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import anyio
 import pytest
 
 from roomhub import Limits
 from roomhub.testing import ManualClock
+from roomhub.transports.websocket import reactor
+from roomhub.transports.websocket.chat import ChatApplication
 from tests.transports.websocket.support import (
+    PONG,
     TEXT,
     Driver,
     Wire,
     World,
     chat,
+    close,
     close_of,
+    frame,
     left,
     request,
     roster,
     serving,
+    text,
     turn,
     until,
 )
@@ -267,9 +276,23 @@ async def test_join_and_leave_spam_ends_with_nothing(driver: Driver) -> None:
         assert world.runtime.members("lobby") == ("ann",)
 
 
-async def test_connections_of_one_address_are_capped_at_the_request(driver: Driver) -> None:
+async def test_connections_of_one_address_are_capped_at_the_door(driver: Driver) -> None:
     """Row 59."""
     async with serving(driver, limits=Limits(connections_per_address=3)) as world:
+        peers = [await world.join(f"user{number}") for number in range(3)]
+        peer = world.connect()
+        response = await peer.response()
+        assert (response.status, response.headers["retry-after"]) == (503, "5")
+        assert await peer.end() == b""
+        peers[0].disconnect()
+        await until(lambda: world.server.connections == 2)
+        await world.join("more")
+
+
+async def test_connections_behind_a_trusted_proxy_are_capped_at_the_request(driver: Driver) -> None:
+    """Row 59: all of them have one address at the door."""
+    limits = Limits(connections_per_address=3)
+    async with serving(driver, limits=limits, trusted_proxies=["127.0.0.0/8"]) as world:
         peers = [await world.join(f"user{number}") for number in range(3)]
         response = await world.refused(request("/ws/lobby?username=more"))
         assert (response.status, response.headers["retry-after"]) == (503, "5")
@@ -286,9 +309,38 @@ async def test_connections_in_all_are_capped(driver: Driver) -> None:
         assert (response.status, response.headers["retry-after"]) == (503, "5")
 
 
-async def test_a_flood_of_silent_connections_is_refused_at_the_door(driver: Driver) -> None:
+async def test_sockets_in_all_are_capped_at_twice_the_connections(driver: Driver) -> None:
+    async with serving(driver, limits=Limits(connections=1)) as world:
+        silent = [world.connect() for _ in range(2)]
+        await until(lambda: world.server.connections == 2)
+        response = await world.connect().response()
+        assert (response.status, response.headers["retry-after"]) == (503, "5")
+        silent[0].disconnect()
+        await until(lambda: world.server.connections == 1)
+        assert (await world.get("/health")).status == 200
+
+
+async def test_who_was_answered_and_does_not_go_counts_at_the_door(driver: Driver) -> None:
+    async with serving(driver, limits=Limits(connections_per_address=2)) as world:
+        for _ in range(2):
+            peer = world.connect()
+            await peer.send(b"nonsense\r\n\r\n")
+            assert (await peer.response()).status == 400
+        for _ in range(5):
+            more = world.connect()
+            assert (await more.response()).status == 503
+            assert await more.end() == b""
+        assert world.server.connections == 2
+        world.clock.advance(5.1)
+        await until(lambda: world.server.connections == 0)
+        await world.join("ann")
+
+
+@pytest.mark.parametrize("trusted", [(), ("10.0.0.0/8",)], ids=["no proxy", "other proxy"])
+async def test_a_flood_of_silent_connections_is_refused_at_the_door(driver: Driver, trusted: Sequence[str]) -> None:
     """Row 59."""
-    async with serving(driver, limits=Limits(connections_per_address=3)) as world:
+    limits = Limits(connections_per_address=3)
+    async with serving(driver, limits=limits, trusted_proxies=trusted) as world:
         silent = [world.connect() for _ in range(3)]
         await until(lambda: world.server.connections == 3)
         peer = world.connect()
@@ -305,7 +357,7 @@ async def test_a_flood_of_silent_connections_is_refused_at_the_door(driver: Driv
             assert (await other.response()).status == 408
             other.disconnect()
         await until(lambda: world.server.connections == 1)
-        assert not world.server._service.opening
+        assert world.server._service.live == {"127.0.0.1": 1}
 
 
 async def test_a_storm_of_stops_and_joins_ends(driver: Driver) -> None:
@@ -328,3 +380,69 @@ async def test_a_storm_of_stops_and_joins_ends(driver: Driver) -> None:
                         other.sock.close()
         await until(lambda: world.runtime.hub.is_empty)
         assert world.runtime.rooms() == ()
+
+
+async def test_a_late_answer_to_the_close_gives_no_further_time(driver: Driver) -> None:
+    async with serving(driver) as world:
+        _, bob = await world.room_of("ann", "bob")
+        world.runtime.kick("bob")
+        assert await bob.close_frame() == (1008, "kicked")
+        world.clock.advance(4.9)
+        await bob.send(close())
+        assert await bob.end() == b""
+        assert world.server.connections == 2
+        world.clock.advance(0.2)
+        await until(lambda: world.server.connections == 1)
+
+
+async def test_a_read_full_of_pongs_is_heard_once(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = 0
+    heard = ChatApplication.heard
+
+    def count(self: ChatApplication, connection: Any) -> None:
+        nonlocal times
+        times += 1
+        heard(self, connection)
+
+    async with serving(driver) as world:
+        ann = await world.join("ann")
+        monkeypatch.setattr(ChatApplication, "heard", count)
+        await ann.send(frame(PONG) * 100 + text("hi"))
+        assert await ann.receive() == chat("ann", "hi")
+        assert times == 1
+
+
+async def test_many_ready_sockets_do_not_keep_other_tasks_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = 0
+    on_readable = reactor.ReactorConnection.on_readable
+
+    def count(self: reactor.ReactorConnection) -> None:
+        nonlocal read
+        read += 1
+        on_readable(self)
+
+    async with serving("reactor", limits=Limits(join_burst=1000)) as world:
+        peers = [await world.join("ann", f"room{number}") for number in range(100)]
+        await turn()
+        monkeypatch.setattr(reactor, "YIELD_AFTER_S", 0)
+        monkeypatch.setattr(reactor.ReactorConnection, "on_readable", count)
+        for peer in peers:
+            peer.sock.send(text("hi"))
+        seen = []
+        while read < 100:
+            await turn(1)
+            seen.append(read)
+        assert {32, 64, 96} & set(seen)
+        for number, peer in enumerate(peers):
+            assert await peer.receive() == chat("ann", "hi", f"room{number}")
+        # Who is cut while others are being served is passed over.
+        await turn()
+        for peer in peers:
+            peer.sock.send(text("more"))
+        while read < 132:
+            await turn(1)
+        for connection in list(world.server._service.connections):
+            connection.cut()
+        assert world.server.connections == 0
+        await until(lambda: world.is_quiet)
+        assert read < 200

@@ -1,5 +1,6 @@
 """TLS, Unix sockets, IPv6, and streams that the program accepted itself."""
 
+import errno
 import os
 import socket
 import ssl
@@ -15,6 +16,7 @@ import trustme
 from roomhub import Limits, Runtime
 from roomhub.testing import ManualClock
 from roomhub.transports.websocket import serve
+from roomhub.transports.websocket.server import _tcp_sockets
 from tests.transports.websocket.support import (
     Driver,
     Peer,
@@ -124,22 +126,42 @@ async def test_a_silent_or_wrong_tls_handshake_ends_and_stops_nobody(
         await wrong.end()
         world.connect().reset()
         silent = [world.connect() for _ in range(3)]
-        await until(lambda: world.server._service.opening["127.0.0.1"] == 3)
+        await until(lambda: world.server._service.live["127.0.0.1"] == 3)
         more = world.connect()
         assert await more.end() == b""
         world.clock.advance(10.1)
         for peer in silent:
             assert await peer.end() == b""
-        assert world.server._service.opening["127.0.0.1"] == 0
+        assert world.server._service.live["127.0.0.1"] == 0
         peer = await in_thread(TLSPeer, world.server.port, client_tls)
         with peer.sock:
             await in_thread(peer.talk, request(), b"user_joined")
 
 
+async def test_tls_and_the_request_share_one_time(server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> None:
+    async with serving("streams", tls=server_tls) as world:
+        raw = socket.create_connection(("127.0.0.1", world.server.port), timeout=10)
+        await until(lambda: world.server._service.live["127.0.0.1"] == 1)
+        world.clock.advance(6)
+        with await in_thread(lambda: client_tls.wrap_socket(raw, server_hostname="localhost")) as sock:
+            await until(lambda: world.server.connections == 1)
+            world.clock.advance(3.9)
+            await turn()
+            assert world.server._service.refusals[408] == 0
+            world.clock.advance(0.2)
+            await until(lambda: world.server._service.refusals[408] == 1)
+            assert (await in_thread(sock.recv, 65_536)).startswith(b"HTTP/1.1 408 ")
+        peer = await in_thread(TLSPeer, world.server.port, client_tls)
+        with peer.sock:
+            await in_thread(peer.talk, request(), b"user_joined")
+            world.clock.advance(10.1)  # no concern of an open connection
+            await in_thread(peer.talk, text("on"), b'"content":"on"')
+
+
 async def test_stopping_during_a_tls_handshake_leaves_nothing(server_tls: ssl.SSLContext) -> None:
     async with serving("streams", tls=server_tls) as world:
         silent = world.connect()
-        await until(lambda: world.server._service.opening["127.0.0.1"] == 1)
+        await until(lambda: world.server._service.live["127.0.0.1"] == 1)
         world.peers.clear()
         async with anyio.create_task_group() as tasks:
 
@@ -183,6 +205,51 @@ async def test_a_file_that_is_no_socket_is_never_removed(tmp_path: Path) -> None
             async with serve(runtime, uds=str(path)):
                 pass
     assert path.read_text() == "data"
+
+
+async def test_a_unix_socket_that_a_new_server_has_taken_over_is_left_to_it(tmp_path: Path) -> None:
+    path = str(tmp_path / "chat.sock")
+    listening, leave, gone = anyio.Event(), anyio.Event(), anyio.Event()
+
+    async def old_server(runtime: Runtime) -> None:
+        async with serve(runtime, uds=path):
+            listening.set()
+            await leave.wait()
+        gone.set()
+
+    async with Runtime() as runtime, anyio.create_task_group() as tasks:
+        tasks.start_soon(old_server, runtime)
+        await listening.wait()
+        os.unlink(path)
+        async with serve(runtime, uds=path) as server:
+            leave.set()
+            await gone.wait()
+            async with await anyio.connect_unix(path):
+                await until(lambda: server.connections == 1)
+    assert os.listdir(tmp_path) == []
+
+
+async def test_a_kernel_without_ipv6_serves_the_other_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoIPv6(socket.socket):
+        def __init__(self, family: int, *rest: Any) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+            super().__init__(family, *rest)
+
+    async def addresses(*_: object, **__: object) -> list[tuple[Any, ...]]:
+        return found
+
+    stream = socket.SOCK_STREAM
+    found = [(socket.AF_INET6, stream, 6, "", ("::1", 0, 0, 0)), (socket.AF_INET, stream, 6, "", ("127.0.0.1", 0))]
+    with monkeypatch.context() as patched:
+        patched.setattr(anyio, "getaddrinfo", addresses)
+        patched.setattr(socket, "socket", NoIPv6)
+        [sock] = await _tcp_sockets("localhost", 0)
+        with sock:
+            assert sock.family == socket.AF_INET
+        del found[1]
+        with pytest.raises(OSError, match="not supported"):
+            await _tcp_sockets("localhost", 0)
 
 
 def has_ipv6() -> bool:

@@ -278,7 +278,7 @@ async def test_a_message_unfinished_for_30_seconds_closes(driver: Driver) -> Non
         await turn()
         assert world.runtime.members("lobby") == ("ann", "bob")
         world.clock.advance(0.2)
-        assert await bob.closed() == (1008, "message_timeout")
+        assert await bob.closed() == (1009, "message_timeout")
         assert await ann.receive() == left("bob")
 
 

@@ -1,11 +1,11 @@
 """The hub behind WebSocket connections: what a connection's facts mean to a ``Runtime``."""
 
-from functools import cache
 from typing import Final
 
 from roomhub.core.codec import Chunk, Lane, PlainCodec
 from roomhub.core.errors import RATE_LIMITED, CloseReason
 from roomhub.core.events import Blocked, Connected, Disconnected, Heard, Received, Writable
+from roomhub.core.rates import Rate
 from roomhub.runtime import Runtime
 from roomhub.transports.websocket.connection import Connection
 from roomhub.transports.websocket.frames import FrameLimits, text_frame
@@ -17,9 +17,11 @@ PLAIN: Final = Lane(PlainCodec(), text_frame, b"".join)  # type: ignore[arg-type
 """The lane of every plain WebSocket client, on every driver."""
 
 
-@cache
 def plain_deflate_lane(window_bits: int) -> Lane:
-    """The lane of plain clients with permessage-deflate: without context takeover one compression serves them all."""
+    """A lane of plain clients with permessage-deflate: without context takeover one compression serves them all.
+
+    It holds a compressor, so it is for one thread only.
+    """
     from roomhub.transports.websocket.deflate import Deflated
 
     return Lane(PlainCodec(), Deflated(window_bits).frame, b"".join, direct=text_frame)  # type: ignore[arg-type]
@@ -32,9 +34,8 @@ class ChatApplication:
         limits = runtime.limits
         self._runtime = runtime
         self._frame_limits = FrameLimits(limits.message_bytes, limits.fragments, binary=False)
-        self._ping_interval_s = 1 / limits.message_rate_per_s
-        # As the hub reckons for messages: a hundredth of an interval for the rounding of sums.
-        self._ping_burst_s = (limits.message_burst - 0.99) * self._ping_interval_s
+        self._ping_rate = Rate(limits.message_rate_per_s, limits.message_burst)
+        self._deflated: dict[int, Lane] = {}
 
     @property
     def frame_limits(self) -> FrameLimits:
@@ -48,7 +49,7 @@ class ChatApplication:
 
     def opened(self, connection: Connection, upgrade: Upgrade) -> None:
         deflate = upgrade.deflate
-        connection.lane = PLAIN if deflate is None else plain_deflate_lane(deflate.server_max_window_bits)
+        connection.lane = PLAIN if deflate is None else self._deflate_lane(deflate.server_max_window_bits)
         route = upgrade.route
         self._runtime.submit(
             Connected(
@@ -61,6 +62,12 @@ class ChatApplication:
             )
         )
 
+    def _deflate_lane(self, window_bits: int) -> Lane:
+        lane = self._deflated.get(window_bits)
+        if lane is None:
+            lane = self._deflated[window_bits] = plain_deflate_lane(window_bits)
+        return lane
+
     def received(self, connection: Connection, message: str | bytes) -> None:
         if isinstance(message, str):  # FrameLimits.binary is off: bytes never come
             self._runtime.submit(Received(connection, message))
@@ -71,11 +78,10 @@ class ChatApplication:
     def pinged(self, connection: Connection) -> CloseReason | None:
         """Pings are paid for like messages: each makes us write."""
         self._runtime.submit(Heard(connection))
-        now = self._runtime.clock.now()
-        due = max(connection.ping_allowance_s, now)
-        if due - now > self._ping_burst_s:
+        due = self._ping_rate.take(connection.ping_due_s, self._runtime.clock.now())
+        if due is None:
             return RATE_LIMITED
-        connection.ping_allowance_s = due + self._ping_interval_s
+        connection.ping_due_s = due
         return None
 
     def blocked(self, connection: Connection) -> None:

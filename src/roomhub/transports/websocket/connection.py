@@ -40,6 +40,7 @@ from roomhub.transports.websocket.handshake import (
     timeout_reply,
     unavailable_reply,
 )
+from roomhub.transports.websocket.negotiate import is_trusted
 
 __all__ = ["Application", "Connection", "Phase", "Service"]
 
@@ -105,7 +106,7 @@ class Service:
     Attributes:
         refusals: connections answered with an HTTP error, by status.
         failures: connections closed for what the peer sent or left unfinished, by close code.
-        opening: connections that have not opened yet, by the socket's address.
+        live: sockets there are, in whatever phase, TLS handshakes included, by the socket's address.
     """
 
     def __init__(
@@ -131,20 +132,42 @@ class Service:
             }
         )
         self.connections: set[Connection] = set()
-        self.opening: Counter[str] = Counter()
+        self.live: Counter[str] = Counter()
+        self._sockets = 0
         self.refusals: Counter[int] = Counter()
         self.failures: Counter[int] = Counter()
         self._end = anyio.Event()
 
     def admission(self, peer: str) -> Reply | None:
-        """At accept, before anything is allocated: None, or the 503 for an address that floods us with openings.
+        """At accept, before anything is allocated: None, or the 503 for an address that has its sockets already.
 
-        Behind a trusted proxy all come from one address, so there only the request tells, later.
+        All sockets count, those that were answered and do not go too. Behind a trusted proxy all come from one
+        address, so there only the request tells, later. Of ``limits.connections`` there may be twice as many sockets:
+        room for those who come and go, and for ``/health``.
         """
-        if not peer or self.opening[peer] < self.limits.connections_per_address or self.policy.trusted_proxies:
+        if self._sockets >= self.limits.connections * 2:
+            fault = "too many connections"
+        elif (
+            peer
+            and self.live[peer] >= self.limits.connections_per_address
+            and not is_trusted(peer, self.policy.trusted_proxies)
+        ):
+            fault = "too many connections from this address"
+        else:
             return None
         self.refusals[503] += 1
-        return unavailable_reply("too many connections are being opened from this address", retry_after_s=RETRY_AFTER_S)
+        return unavailable_reply(fault, retry_after_s=RETRY_AFTER_S)
+
+    def hold(self, peer: str) -> None:
+        """Count a socket of this address; ``release`` follows."""
+        self.live[peer] += 1
+        self._sockets += 1
+
+    def release(self, peer: str) -> None:
+        self._sockets -= 1
+        self.live[peer] -= 1
+        if not self.live[peer]:
+            del self.live[peer]
 
     async def next_end(self) -> None:
         """Wait until a connection is gone."""
@@ -153,6 +176,7 @@ class Service:
 
     def forget(self, connection: "Connection") -> None:
         self.connections.discard(connection)
+        self.release(connection.peer)
         self.deadlines.cancel_all(connection)
         self._end.set()
 
@@ -181,25 +205,25 @@ class Connection:
         "__weakref__",
         "_is_app_open",
         "_lane",
-        "_peer",
         "_pongs",
         "_reader",
+        "peer",
         "phase",
-        "ping_allowance_s",
+        "ping_due_s",
         "service",
     )
 
     def __init__(self, service: Service, peer: str, *, secure: bool) -> None:
         self.service: Service = service
         self.phase: Phase = Phase.HANDSHAKE
-        self.ping_allowance_s: float = 0.0
-        self._peer = peer
+        self.ping_due_s: float = 0.0
+        self.peer = peer
         self._is_app_open = False
         self._lane: Lane | None = None
         self._pongs = 0
         self._reader: FrameReader | Handshake = Handshake(service.policy, peer, secure=secure)
         service.connections.add(self)
-        service.opening[peer] += 1
+        service.hold(peer)
         service.arm("handshake", self)
 
     # -- what a driver gives ------------------------------------------------------------------------------------------
@@ -265,8 +289,6 @@ class Connection:
         """The driver closed the socket."""
         if self.phase is Phase.GONE:
             return
-        if self.phase is Phase.HANDSHAKE:
-            self._opened()
         self.phase = Phase.GONE
         self._depart()
         self.service.forget(self)
@@ -281,7 +303,7 @@ class Connection:
             self.service.refusals[408] += 1
             self._reply(timeout_reply())
         elif kind == "message":
-            self.fail(1008, "message_timeout")
+            self.fail(1009, "message_timeout")
         elif kind == "write":
             self.write_stuck()
         else:
@@ -319,13 +341,16 @@ class Connection:
         reader = self._reader
         assert isinstance(reader, FrameReader)
         items = reader.feed(data)
-        if not items:
+        is_heard = not items
+        if is_heard:
             application.heard(self)
         for item in items:
             if isinstance(item, str | bytes):
                 application.received(self, item)
             elif item is PONG:
-                application.heard(self)
+                if not is_heard:
+                    is_heard = True
+                    application.heard(self)
             elif isinstance(item, Ping):
                 self._pong(item)
             elif isinstance(item, CloseReceived):
@@ -365,7 +390,7 @@ class Connection:
     def fail(self, code: int, reason: str) -> None:
         """The peer broke a rule: it leaves now, and is told why. What it still sends is thrown away."""
         self.service.failures[code] += 1
-        _log.debug("closed the connection of %r with %d: %r", self._peer, code, reason)
+        _log.debug("closed the connection of %r with %d: %r", self.peer, code, reason)
         self._depart()
         self._send_close(code, reason)
         self._end()
@@ -407,7 +432,7 @@ class Connection:
             data = outcome.refuse(503, refusal, (("Retry-After", str(RETRY_AFTER_S)),))
             self._reply(Reply(503, data, refusal))
             return
-        self._opened()
+        self.service.deadlines.cancel("handshake", self)
         self.phase = Phase.OPEN
         self._is_app_open = True
         inflater: Callable[[float], MessageInflater] | None = None
@@ -419,18 +444,11 @@ class Connection:
         if outcome.rest and self.phase is Phase.OPEN:
             self.feed(outcome.rest)
 
-    def _opened(self) -> None:
-        service = self.service
-        service.deadlines.cancel("handshake", self)
-        service.opening[self._peer] -= 1
-        if not service.opening[self._peer]:
-            del service.opening[self._peer]
-
     def _reply(self, reply: Reply) -> None:
-        self._opened()
+        self.service.deadlines.cancel("handshake", self)
         if reply.status >= 400:
             # %r: what is said of a request may quote it, and a log is read in a terminal.
-            _log.debug("refused a request of %r with %d: %r", self._peer, reply.status, reply.error)
+            _log.debug("refused a request of %r with %d: %r", self.peer, reply.status, reply.error)
         if reply.data:
             self.send(reply.data)
         self._end()
@@ -449,7 +467,9 @@ class Connection:
     def _end(self) -> None:
         if self.phase is not Phase.GONE:
             self.phase = Phase.ENDING
-            self.service.arm("close", self)
+            # A peer that answered our close has no further time for its end.
+            if not self.service.deadlines.is_armed("close", self):
+                self.service.arm("close", self)
             self.finish()
 
 

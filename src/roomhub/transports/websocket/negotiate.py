@@ -219,6 +219,12 @@ def client_of(request: Request, peer: str, *, secure: bool, trusted: Sequence[Ne
     return accounts.pop() if len(accounts) == 1 else (str(nearest), secure)
 
 
+def is_trusted(peer: str, trusted: Sequence[Network]) -> bool:
+    """Whether `peer`, the address of a socket, is a trusted proxy's."""
+    address = _address(peer)
+    return address is not None and _is_in(address, trusted)
+
+
 def _walk(
     hops: Sequence[tuple[str, str]], nearest: Address, secure: bool, trusted: Sequence[Network]
 ) -> tuple[str, bool]:

@@ -13,7 +13,7 @@ import socket
 import ssl
 import stat
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Literal, TypeAlias
 
 import anyio
@@ -24,7 +24,7 @@ from roomhub.core.errors import DRAINING
 from roomhub.runtime import Runtime
 from roomhub.transports.websocket import reactor as reactor_driver
 from roomhub.transports.websocket.chat import ChatApplication
-from roomhub.transports.websocket.connection import Service
+from roomhub.transports.websocket.connection import Connection, Phase, Service, Timer
 from roomhub.transports.websocket.handshake import Network, Page, Policy, Refusal, Router, chat_route
 from roomhub.transports.websocket.pages import health_page, metrics_page
 from roomhub.transports.websocket.reactor import OUT_OF_DESCRIPTORS, Reactor
@@ -183,6 +183,7 @@ async def serve_application(
 ) -> AsyncIterator[Server]:
     """Serve any ``Application`` with a driver; what ``serve`` and the echo server are made of."""
     sockets = [_unix_socket(uds)] if uds is not None else await _tcp_sockets(host, port)
+    identity = None if uds is None else _socket_identity(uds)
     bound_port = 0 if uds is not None else int(sockets[0].getsockname()[1])
     shown = f"[{host}]" if ":" in host else host
     scheme = "ws" if tls is None else "wss"
@@ -231,7 +232,8 @@ async def serve_application(
         for sock in sockets:
             sock.close()
         if uds is not None:
-            _remove_socket(uds)
+            # A server that took our place while our clients were leaving keeps it.
+            _remove_socket(uds, identity)
 
 
 async def _say_goodbye(runtime: Runtime, service: Service) -> None:
@@ -264,8 +266,14 @@ async def _accept_forever(
         try:
             if tls is None:
                 await serve_stream(service, stream, secure=False)
-            elif (secured := await secure_stream(service, stream, tls)) is not None:
-                await serve_stream(service, secured, secure=True)
+                return
+            opening = _TLSOpening()
+            try:
+                secured = await secure_stream(service, stream, tls, opening)
+                if secured is not None:
+                    await serve_stream(service, secured, secure=True, started=opening.go_on)
+            finally:
+                service.deadlines.cancel("handshake", opening)
         except Exception:
             # A fault of ours is that connection's end, not the server's.
             _log.exception("serving a connection raised; the server goes on")
@@ -287,17 +295,29 @@ async def _accept_forever(
                 connections.start_soon(handle, stream, name="roomhub connection")
 
 
-class _TLSHandshake:
-    """What the deadlines know of a connection before there is a ``Connection``."""
+class _TLSOpening:
+    """What the deadlines know of a connection before there is a ``Connection``.
+
+    There is one ``handshake_timeout_s`` for TLS and the request together.
+    """
 
     def __init__(self) -> None:
         self.scope = anyio.CancelScope()
+        self._connection: Connection | None = None
 
-    def timed_out(self, kind: str) -> None:
-        self.scope.cancel()
+    def go_on(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def timed_out(self, kind: Timer) -> None:
+        if self._connection is None:
+            self.scope.cancel()
+        elif self._connection.phase is Phase.HANDSHAKE:
+            self._connection.timed_out(kind)
 
 
-async def secure_stream(service: Service, stream: SocketStream, tls: ssl.SSLContext) -> TLSStream | None:
+async def secure_stream(
+    service: Service, stream: SocketStream, tls: ssl.SSLContext, opening: _TLSOpening
+) -> TLSStream | None:
     """The stream with TLS on it; None if that failed, or took over ``handshake_timeout_s``, or too many are at it.
 
     Refused without a word: an HTTP answer would be noise to a peer that waits for TLS.
@@ -305,20 +325,16 @@ async def secure_stream(service: Service, stream: SocketStream, tls: ssl.SSLCont
     peer = peer_address(service, stream)
     if service.admission(peer) is not None:
         return None
-    handshake = _TLSHandshake()
-    service.opening[peer] += 1
-    service.arm("handshake", handshake)
+    service.hold(peer)
+    service.arm("handshake", opening)
     try:
-        with handshake.scope:
+        with opening.scope:
             return await TLSStream.wrap(stream, server_side=True, ssl_context=tls, standard_compatible=False)
         service.refusals[408] += 1
     except STREAM_ERRORS:  # ssl.SSLError is an OSError
         pass
     finally:
-        service.deadlines.cancel("handshake", handshake)
-        service.opening[peer] -= 1
-        if not service.opening[peer]:
-            del service.opening[peer]
+        service.release(peer)
     return None
 
 
@@ -328,7 +344,14 @@ async def _tcp_sockets(host: str, port: int) -> list[socket.socket]:
     refused: OSError | None = None
     try:
         for family, _, _, _, address in dict.fromkeys(found):
-            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                sock = socket.socket(family, socket.SOCK_STREAM)
+            except OSError as error:
+                # A kernel without IPv6: the others will do.
+                if error.errno != errno.EAFNOSUPPORT or len(found) == 1:
+                    raise
+                refused = error
+                continue
             sockets.append(sock)
             if os.name == "posix":
                 # On Windows it would let two programs share a port.
@@ -363,7 +386,7 @@ def _unix_socket(path: str) -> socket.socket:
     try:
         if _is_served(path):
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
-        _remove_socket(path)
+        _remove_socket(path, _socket_identity(path))  # what an earlier run left there
         sock.bind(path)
         sock.listen(BACKLOG)
         sock.setblocking(False)
@@ -386,10 +409,18 @@ def _is_served(path: str) -> bool:
         return True
 
 
-def _remove_socket(path: str) -> None:
-    """What an earlier run left there; never anything but a socket."""
+def _socket_identity(path: str) -> tuple[int, int, int] | None:
+    """What tells the socket at this path from any other; None if there is no socket."""
     try:
-        if stat.S_ISSOCK(os.stat(path).st_mode):
-            os.unlink(path)
+        found = os.stat(path)
     except FileNotFoundError:
-        pass
+        return None
+    # The time too: the number of an inode is soon reused.
+    return (found.st_dev, found.st_ino, found.st_mtime_ns) if stat.S_ISSOCK(found.st_mode) else None
+
+
+def _remove_socket(path: str, identity: tuple[int, int, int] | None) -> None:
+    """Remove the socket of this identity; never anything else."""
+    if identity is not None and _socket_identity(path) == identity:
+        with suppress(FileNotFoundError):
+            os.unlink(path)

@@ -2,6 +2,7 @@
 
 import ipaddress
 import socket
+from collections.abc import Callable
 from typing import Final
 
 import anyio
@@ -211,8 +212,10 @@ def peer_address(service: Service, stream: ByteStream) -> str:
     return str(loopback) if any(loopback in network for network in service.policy.trusted_proxies) else ""
 
 
-async def serve_stream(service: Service, stream: ByteStream, *, secure: bool) -> None:
-    """Serve one accepted stream until it ends, and close it."""
+async def serve_stream(
+    service: Service, stream: ByteStream, *, secure: bool, started: Callable[[Connection], None] | None = None
+) -> None:
+    """Serve one accepted stream until it ends, and close it; ``started`` is called with its connection, if any."""
     try:
         peer = peer_address(service, stream)
         sock = stream.extra(SocketAttribute.raw_socket, None)
@@ -223,7 +226,10 @@ async def serve_stream(service: Service, stream: ByteStream, *, secure: bool) ->
             with anyio.move_on_after(service.limits.close_timeout_s):
                 await stream.send(refusal.data)
             return
-        await StreamConnection(service, stream, peer, secure=secure).run()
+        connection = StreamConnection(service, stream, peer, secure=secure)
+        if started is not None:
+            started(connection)
+        await connection.run()
     except STREAM_ERRORS:
         pass
     finally:

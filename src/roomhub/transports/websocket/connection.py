@@ -217,7 +217,7 @@ class Connection:
         self.service: Service = service
         self.phase: Phase = Phase.HANDSHAKE
         self.ping_due_s: float = 0.0
-        self.peer = peer
+        self.peer: str = peer
         self._is_app_open = False
         self._lane: Lane | None = None
         self._pongs = 0

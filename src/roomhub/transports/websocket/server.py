@@ -302,7 +302,7 @@ class _TLSOpening:
     """
 
     def __init__(self) -> None:
-        self.scope = anyio.CancelScope()
+        self.scope: anyio.CancelScope = anyio.CancelScope()
         self._connection: Connection | None = None
 
     def go_on(self, connection: Connection) -> None:

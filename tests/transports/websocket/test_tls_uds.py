@@ -333,7 +333,8 @@ async def test_a_unix_socket_that_a_server_listens_at_is_not_taken_from_it(tmp_p
         with pytest.raises(OSError, match="in use"):
             async with serve(runtime, uds=path):
                 pass
-        async with await anyio.connect_unix(path):
-            pass  # the first one still answers
+        async with await anyio.connect_unix(path) as stream:
+            await stream.send(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert (await stream.receive()).startswith(b"HTTP/1.1 200")  # the first one still answers
     with pytest.raises(OSError, match="No such file"):
         await anyio.connect_unix(path)

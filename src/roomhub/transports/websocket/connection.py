@@ -8,6 +8,7 @@ A driver subclasses ``Connection`` and gives it four things: ``send``, ``finish`
 """
 
 import logging
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from enum import Enum
@@ -192,7 +193,7 @@ class Service:
             key.timed_out(kind)
 
 
-class Connection:
+class Connection(ABC):
     """A connection's protocol state. Subclasses are the drivers' own and add the socket.
 
     Attributes:
@@ -228,34 +229,34 @@ class Connection:
 
     # -- what a driver gives ------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def send(self, data: bytes) -> None:
         """Write this behind all that waits to be written."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self) -> None:
         """Once all is written, end the writing side; reading goes on until the peer ends too."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cut(self) -> None:
         """End the connection now; ``ended`` follows. Twice is once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def notify(self) -> None:
         """There is something to pull (``roomhub.ports.Client``)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def hold_reading(self) -> None:
         """Read nothing more until all that waits to be written is; nothing happens if nothing waits.
 
         For an application that answers what comes in, so that a peer which does not read cannot make it keep more and
         more answers. A hub has no need of it: what its members have not read stays in the rooms.
         """
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def is_blocked(self) -> bool:
         """Whether something waits to be written."""
-        raise NotImplementedError
 
     # -- what a driver says -------------------------------------------------------------------------------------------
 
@@ -311,6 +312,7 @@ class Connection:
 
     def write_stuck(self) -> None:
         """A write has been under way for ``WRITE_STUCK_S``; for a driver that arms ``write``."""
+        return  # the reactor's sockets say themselves when they refuse
 
     # -- for the hub (roomhub.ports.Client) ---------------------------------------------------------------------------
 
@@ -383,9 +385,9 @@ class Connection:
             self._pongs += 1
         self.send(frame)
 
+    @abstractmethod
     def replace_pongs(self, frame: bytes) -> None:
         """Of the pongs that wait only this one needs to go out."""
-        raise NotImplementedError
 
     def fail(self, code: int, reason: str) -> None:
         """The peer broke a rule: it leaves now, and is told why. What it still sends is thrown away."""

@@ -275,7 +275,7 @@ def test_without_those_flags() -> None:
             assert ann.protocol.extensions == []
             assert fetch(f"http://127.0.0.1:{serving.port}/metrics")[0] == 200
         assert "Using selector" not in serving.end()
-    with Serving("--port", "0", "--set", "connections_per_address=1") as serving, serving.connect():
+    with Serving("--port", "0", "--set", "connections=1") as serving, serving.connect():
         assert refusal(serving, additional_headers={"X-Forwarded-For": "10.0.0.2"}) == 503
 
 

@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from roomhub.core.codec import Chunk, Lane
-from roomhub.core.commands import CloseRoom, Drain, Enter, Exit, Kick, Publish
+from roomhub.core.commands import CloseRoom, Dismiss, Drain, Enter, Exit, Kick, Publish
 from roomhub.core.effects import Announce, Authorize, Close, Effect, Probe, Report, Settle
+from roomhub.core.errors import KICKED
 from roomhub.core.events import (
     Authorized,
     Blocked,
@@ -148,7 +149,8 @@ class Place:
         self.left: list[str] = []
         self.quiet_until: float | None = None
         self.offset = 0
-        self.chats: list[tuple[str, str]] = []
+        self.log: list[tuple[float, str, str]] = []
+        self.look_at: float | None = None
         self.grown = False
 
 
@@ -330,6 +332,19 @@ class World:
                 self._close(peer, "room_closed")
         self._do(CloseRoom(room))
 
+    def dismiss(self, clients: list[int]) -> None:
+        leaving = [peer for client, peer in self.peers.items() if client in clients and peer.open]
+        leaving.sort(key=lambda peer: clients.index(peer.client))
+        for peer in leaving:
+            for queue in peer.queues.values():
+                peer.direct += queue
+                queue.clear()
+        for peer in leaving:
+            for name in list(peer.places):
+                self._leave(peer, name, keep=False)
+            self._close(peer, "kicked")
+        self._do(Dismiss(clients, KICKED))
+
     def drain(self) -> None:
         self.draining = True
         self.places.clear()
@@ -388,6 +403,10 @@ class World:
                 place.grown = False
             for peer in in_order({peer for place in grown for peer in place.members if self._is_slow(peer, place)}):
                 self._evict(peer, "slow_consumer")
+        for place in self.places.values():
+            if place.look_at is not None and place.look_at <= now:
+                place.log = [said for said in place.log if said[0] >= now - limits.log_age_s * 7 / 8]
+                place.look_at = now + limits.log_age_s / 8 if place.log else None
         self._compare(actual)
 
     def _is_slow(self, peer: Peer, place: Place) -> bool:
@@ -509,7 +528,8 @@ class World:
                 ends.append(peer.spoke_at + limits.idle_timeout_s)
                 if peer.blocked:
                     ends.append(peer.progress_at + limits.write_timeout_s)
-        ends += [place.quiet_until for place in self.places.values() if place.quiet_until is not None]
+        for place in self.places.values():
+            ends += [end for end in (place.quiet_until, place.look_at) if end is not None]
         return min(ends)
 
     def _ask_to_join(self, peer: Peer, room: str) -> None:
@@ -609,7 +629,10 @@ class World:
         if place.joined or place.left:
             self._tell(place)
         place.offset += 1
-        place.chats.append((user, content))
+        place.log.append((self.now, user, content))
+        del place.log[: -int(self.limits.log_messages)]
+        if place.look_at is None and self.limits.log_age_s != math.inf:
+            place.look_at = self.now + self.limits.log_age_s / 8
         self._append(place, entry("chat", place.name, user, content))
         self.expected.append(("report", "chat", place.name, user, content, place.offset))
         if ref is not None:
@@ -660,8 +683,8 @@ class World:
         for name, place in self.places.items():
             assert list(hub.members(name)) == place.users
             kept = [(message.username, message.content) for message in hub.history(name)]
-            assert kept == place.chats[len(place.chats) - len(kept) :]
-            assert len(kept) == min(len(place.chats), limits.log_messages)
+            assert kept == [(user, content) for _, user, content in place.log]
+            assert all(self.now - at < limits.log_age_s for at, _, _ in place.log)
         assert set(hub._sessions) == set(self.peers)
         for client, peer in self.peers.items():
             session = hub._sessions[client]
@@ -689,7 +712,7 @@ class World:
         for client in hub._delivery.named:
             assert hub._sessions[client].waiting
             assert self.peers[client].open
-        assert sum(hub._addresses.values()) == len(self.peers)
+        assert sum(hub._admission._addresses.values()) == hub._admission._connections == len(self.peers)
         assert sum(map(len, hub._users.values())) == len(self.peers)
         assert all(hub._users.values())
 

@@ -1,13 +1,14 @@
 """The hub, fact by fact: limits, deadlines, leaving in order, the program's orders, refusals and misuse."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from roomhub.core import errors
 from roomhub.core.codec import Chat, Join, Lane, Leave, PlainCodec, Request
-from roomhub.core.commands import CloseRoom, Drain, Enter, Exit, Kick, Publish
+from roomhub.core.commands import CloseRoom, Dismiss, Drain, Enter, Exit, Kick, Publish
 from roomhub.core.effects import Announce, Authorize, Close, Probe, Report, Settle
 from roomhub.core.errors import (
     DRAINING,
@@ -192,6 +193,66 @@ def test_history_is_bounded_in_age_and_bytes() -> None:
     for content in "abcd":
         play >> Publish("r", content * 50)
     assert [message.content[0] for message in play.hub.history("r")] == ["d"]
+
+
+def kept(play: Playbook, room: str = "r") -> str:
+    return "".join(message.content for message in play.hub.history(room))
+
+
+def test_a_quiet_room_lets_go_of_what_is_too_old() -> None:
+    play = ann_and_ben(log_age_s=16) >> Publish("r", "a")
+    assert play.hub.next_deadline() == play.now + 2
+    play >> After(8) >> Publish("r", "b")
+    play.forget()
+    play >> After(6)
+    assert kept(play) == "ab", "for seven eighths of the time at least"
+    play >> After(2)
+    assert kept(play) == "b"
+    play >> After(8)
+    assert kept(play) == ""
+    assert play.hub._rooms["r"].log_bytes == 0
+    assert not play.hub._deadlines.is_armed("age", play.hub._rooms["r"]), "an empty log is not looked through"
+    play >> Publish("r", "c")
+    assert play.hub._deadlines.is_armed("age", play.hub._rooms["r"])
+
+
+def test_nothing_is_ever_older_than_it_may_be() -> None:
+    play = ann_and_ben(log_age_s=8, ping_interval_s=1e6, pong_timeout_s=1e7)
+    said_at: dict[str, float] = {}
+    for number in range(200):
+        content = chr(0x4E00 + number)
+        play >> Publish("r", content) >> After(0.375)
+        said_at[content] = play.now - 0.375
+        ages = [play.now - said_at[one] for one in kept(play)]
+        assert max(ages) <= 8
+        assert len(ages) >= min(number, 7 / 0.375 - 1), "and what is younger than seven eighths of it is there"
+
+
+def test_a_member_still_gets_what_is_too_old_for_history() -> None:
+    play = ann_and_ben(log_age_s=4) >> Blocked("ann") >> Publish("r", "old")
+    play << Sees("ben", ": old")
+    play >> After(2) >> Blocked("ann") >> After(2) >> Blocked("ann")
+    assert kept(play) == ""
+    play >> Writable("ann") << Sees("ann", ": old")
+
+
+def test_without_an_age_no_log_has_a_deadline() -> None:
+    play = ann_and_ben() >> Publish("r", "a")
+    assert not play.hub._deadlines.is_armed("age", play.hub._rooms["r"])
+    play >> After(50) >> Heard("ann") >> Heard("ben") >> After(50)
+    play.forget()
+    assert kept(play) == "a"
+
+
+def test_a_room_that_goes_takes_its_deadlines_with_it() -> None:
+    play = ann_and_ben(log_age_s=8, idle_timeout_s=1)
+    play >> Publish("r", "a") >> Publish("nobody-is-here", "b")
+    play >> After(1) << Close("ann", IDLE) << Close("ben", IDLE)
+    assert play.hub.rooms() == ()
+    assert play.hub.next_deadline() == math.inf
+    play = ann_and_ben(log_age_s=8, idle_timeout_s=2) >> Publish("r", "a")
+    play >> After(1) >> After(1) << Close("ann", IDLE) << Close("ben", IDLE)
+    assert play.hub.next_deadline() == math.inf, "though a look was due in the same tick"
 
 
 # -- slow clients ---------------------------------------------------------------------------------------------------
@@ -430,7 +491,7 @@ def test_connecting_again_does_not_renew_the_joins_of_a_user() -> None:
     play >> Connected("c", TEXT, "Ann", ["r"], address="y")
     play.forget()
     play >> After(2) >> Connected("a3", TEXT, "Ann", ["s"], address="x") << Sees("a3", "s| online Ann", "s| +Ann")
-    assert len(play.hub._joins_due) == 1
+    assert len(play.hub._admission._joins_due) == 1
 
 
 def test_rooms_per_client() -> None:
@@ -628,6 +689,19 @@ def test_close_room_tells_nobody_of_the_others_and_closes_who_is_nowhere_else() 
     play >> CloseRoom("r") << Nothing()
 
 
+def test_dismissed_clients_get_what_was_said_and_do_not_hear_of_each_other() -> None:
+    play = (ann_and_ben() >> join("cy", "Cy") >> join("ann2", "Ann", "s")).forget()
+    reason = application_close_reason("moving", 4700)
+    play >> Publish("r", "last words")
+    play >> Dismiss(["ann", "ben", "ann2", "nobody", "ann"], reason)
+    play << Close("ann", reason) << Close("ben", reason) << Close("ann2", reason)
+    play << Sees("ann", ": last words") << Sees("ben", ": last words")
+    play << Sees("cy", ": last words", "-Ann", "online Ben,Cy", "-Ben", "online Cy") << Nothing()
+    assert play.hub.rooms() == ("r",)
+    assert play.hub.statistics().evictions == {"moving": 3}
+    play >> Dismiss(["ann", "ben"], reason) << Nothing()
+
+
 def test_drain_closes_all_takes_nobody_in_and_is_said_once() -> None:
     play = (ann_and_ben() >> Enter("ann", "s")).forget()
     play >> Drain() << Close("ann", DRAINING) << Close("ben", DRAINING)
@@ -765,13 +839,74 @@ def test_a_program_has_a_rule_of_its_own_for_rooms() -> None:
         play >> Publish("talk", "hi")
 
 
+class RuleBroke(Exception):
+    pass
+
+
+def rule_that_breaks(room: str) -> str | None:
+    if room == "boom":
+        raise RuleBroke
+    return None
+
+
+def playing_by(rule: Callable[[str], str | None]) -> Playbook:
+    play = Playbook()
+    play.hub = Hub(epoch="e", room_rule=rule)
+    return play
+
+
+def test_a_rule_that_raises_leaves_no_connection_behind() -> None:
+    play = playing_by(rule_that_breaks) >> join("ann", "Ann")
+    play.hub.reports = True
+    before = state(play.hub)
+    for rooms in (("boom",), ("s", "boom"), ("boom", "s")):
+        with pytest.raises(RuleBroke):
+            play.hub.handle(join("ben", "Ben", *rooms, address="x"), 0.0)
+        assert state(play.hub) == before
+    assert play.hub.handle(Disconnected("ben"), 0.0) == ()
+    play.forget() >> join("ben", "Ben") << Report << Sees("ann", "online Ann,Ben", "+Ben")
+
+
+def test_a_rule_that_raises_changes_nothing_for_who_is_there() -> None:
+    play = playing_by(rule_that_breaks) >> Connected("ann", V1, "Ann", ["r"])
+    play.forget()
+    before = state(play.hub)
+    for order in (Enter("ann", "boom"), Publish("boom", "hi"), Published(Message(CHAT, "boom", "", "", "hi"))):
+        with pytest.raises(RuleBroke):
+            play.hub.handle(order, 0.0)
+        assert state(play.hub) == before
+    joins = dict(play.hub._admission._joins_due)
+    with pytest.raises(RuleBroke):
+        play.hub.handle(Received("ann", "join boom"), 0.0)
+    assert play.hub._admission._joins_due == joins, "a join that nobody could judge is not counted"
+    assert play.hub.members("boom") == ()
+    play >> Received("ann", "r still here") << Sees("ann", "Ann: still here")
+
+
+def test_a_rule_is_asked_once_for_each_room() -> None:
+    asked: list[str] = []
+    play = playing_by(asked.append) >> join("ann", "Ann", "a", "b") >> Enter("ann", "c")
+    assert asked == ["a", "b", "c"]
+    play >> Publish("a", "hi") >> Publish("d", "hi")
+    assert asked == ["a", "b", "c", "d"], "a room that is there has a good name"
+
+
+def test_a_room_that_no_wire_can_name_is_refused_though_the_program_s_rule_takes_all() -> None:
+    play = playing_by(lambda room: None) >> Connected("ann", BYTES, "Ann", ["\ud800"]) << Close("ann", PROTOCOL)
+    play << Nothing()
+    assert play.hub.rooms() == ()
+    with pytest.raises(ValueError, match="lone surrogate"):
+        play.hub.handle(Publish("\ud800", "hi"), 0.0)
+
+
 def state(hub: Hub[str]) -> object:
     """Everything a hub holds that a test can compare."""
     return (
         hub.statistics(),
         {name: (room.head, room.offset, list(room.members), dict(room.users)) for name, room in hub._rooms.items()},
         {client: (session.state, len(session.members)) for client, session in hub._sessions.items()},
-        dict(hub._addresses),
+        dict(hub._admission._addresses),
+        dict(hub._admission._joins_due),
         {user: len(sessions) for user, sessions in hub._users.items()},
         [room.name for room in hub._delivery.dirty],
         list(hub._delivery.named),
@@ -794,9 +929,12 @@ def state(hub: Hub[str]) -> object:
         (Publish("r", "hi", None), TypeError),  # type: ignore[arg-type]
         (Published(Message(CHAT, "r", "", "", "\ud800")), ValueError),
         (Published(Message(CHAT, "../x", "", "", "hi")), ValueError),
+        (Published(Message(CHAT, "r", "\ud800", "", "hi")), ValueError),
         (Enter("nobody", "r"), KeyError),
         (Enter("ann", "../x"), ValueError),
         (Kick("Ann", reason="out"), TypeError),  # type: ignore[arg-type]
+        (Dismiss(["ann"], "out"), TypeError),  # type: ignore[arg-type]
+        (join("cy", "Cy", 5), TypeError),  # type: ignore[arg-type]
         (ClockSet("now"), TypeError),  # type: ignore[arg-type]
         ("hi", TypeError),
         (None, TypeError),

@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from roomhub.core.commands import CloseRoom, Drain, Enter, Exit, Kick, Publish
+from roomhub.core.commands import CloseRoom, Dismiss, Drain, Enter, Exit, Kick, Publish
 from roomhub.core.effects import Announce, Authorize, Close, Probe, Report, Settle
 from roomhub.core.errors import KICKED
 from roomhub.core.events import (
@@ -74,6 +74,7 @@ def test_a_logged_message_is_nothing_the_garbage_collector_looks_at() -> None:
         (Exit("c", "r"), "Exit('c', 'r')"),
         (Kick("Ann", "r"), "Kick('Ann', 'r')"),
         (CloseRoom("r"), "CloseRoom('r')"),
+        (Dismiss(["c"], KICKED), f"Dismiss(['c'], {KICKED!r})"),
         (Drain(), "Drain()"),
         (Close("c", KICKED), "Close('c', kicked)"),
         (Probe("c"), "Probe('c')"),

@@ -1,5 +1,7 @@
 """The room: lane logs, passes in turns, the floor and what can be let go."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,14 +82,14 @@ def test_reads_equal_slices_of_a_list(contents: list[str], cursor: int, most: in
 # -- what a room remembers ------------------------------------------------------------------------------------------
 
 
-def record(room: Room[str], *contents: str, messages: float = 99, size: float = 1e9, oldest_ms: float = 0) -> None:
+def record(room: Room[str], *contents: str, messages: float = 99, size: float = 1e9) -> None:
     for content in contents:
         room.offset += 1
-        room.record(Message(CHAT, "r", "x", "x", content, room.offset, room.offset), messages, size, oldest_ms)
+        room.record(Message(CHAT, "r", "x", "x", content, room.offset, room.offset), messages, size)
 
 
-def kept(room: Room[str], limit: float = 1e9, oldest_ms: float = 0) -> list[str]:
-    return [message.content for message in room.messages(limit, oldest_ms)]
+def kept(room: Room[str], limit: float = math.inf) -> list[str]:
+    return [message.content for message in room.messages(limit)]
 
 
 def test_a_room_remembers_so_many_messages() -> None:
@@ -109,11 +111,14 @@ def test_a_room_remembers_so_many_bytes_of_utf_8() -> None:
     assert room.log_bytes == 0
 
 
-def test_a_room_remembers_no_longer_than_it_should() -> None:
+def test_a_room_forgets_what_was_said_before_a_moment() -> None:
     room: Room[str] = Room("r", "e.1")
-    record(room, "a", "b", "c", oldest_ms=2)
+    record(room, "a", "b", "c")
+    room.forget(2)
     assert kept(room) == ["b", "c"]
-    assert kept(room, oldest_ms=3) == ["c"]
+    assert room.log_bytes == 2 * (RECORD_OVERHEAD_BYTES + 1)
+    room.forget(9)
+    assert (kept(room), room.log_bytes) == ([], 0)
 
 
 # -- serving --------------------------------------------------------------------------------------------------------
@@ -267,13 +272,6 @@ def test_a_lane_s_log_is_there_while_somebody_is_in_the_lane() -> None:
     assert set(room.lanes) == {BYTES, other}
     play >> Disconnected("o")
     assert set(room.lanes) == {BYTES}
-
-
-def test_backlog_counts_what_healthy_members_wait_for() -> None:
-    play = crowd(2) >> Publish("r", "one") >> Publish("r", "two")
-    assert play.hub._rooms["r"].backlog == 2
-    play.serve()
-    assert play.hub._rooms["r"].backlog == 0
 
 
 def test_a_member_that_pulled_during_a_pass_is_not_served_twice() -> None:

@@ -1,4 +1,4 @@
-"""The transition table, swept: what the hub does with each event in each state is what the table says."""
+"""A connection's states as a table, swept: what the hub does with each fact in each state is what the table says."""
 
 import pytest
 
@@ -20,7 +20,7 @@ from roomhub.core.events import (
 )
 from roomhub.core.hub import Hub
 from roomhub.core.message import CHAT, Message
-from roomhub.core.session import TRANSITIONS, Session, State
+from roomhub.core.session import Session, State
 from tests.core.playbook import TEXT, Playbook
 
 OF_A_CLIENT: dict[type, events.Event[str]] = {
@@ -32,6 +32,18 @@ OF_A_CLIENT: dict[type, events.Event[str]] = {
     Authorized: Authorized("c", "s"),
     Denied: Denied("c", "s"),
     Disconnected: Disconnected("c"),
+}
+# The state each fact leads to. One in no row of its state is ignored; of Connected it is the caller's mistake.
+TRANSITIONS: dict[tuple[State, type], State] = {
+    (State.ABSENT, Connected): State.OPEN,
+    (State.OPEN, Received): State.OPEN,
+    (State.OPEN, Heard): State.OPEN,
+    (State.OPEN, Blocked): State.OPEN,
+    (State.OPEN, Writable): State.OPEN,
+    (State.OPEN, Authorized): State.OPEN,
+    (State.OPEN, Denied): State.OPEN,
+    (State.OPEN, Disconnected): State.ABSENT,
+    (State.CLOSING, Disconnected): State.ABSENT,
 }
 OF_NOBODY = (
     Published(Message(CHAT, "r", "x", "x", "hi")),
@@ -72,7 +84,6 @@ def snapshot(hub: Hub[str]) -> object:
 def test_every_event_of_a_client_is_in_the_sweep() -> None:
     named = {getattr(events, name) for name in events.__all__ if name != "Event"}
     assert named == {*OF_A_CLIENT, *map(type, OF_NOBODY)}
-    assert {event for _, event in TRANSITIONS} <= set(OF_A_CLIENT)
 
 
 @pytest.mark.parametrize("event", OF_A_CLIENT)

@@ -35,6 +35,7 @@ LIMITS = st.builds(
     chunk_bytes=st.sampled_from((1, 130, 300, 5_000)),
     direct_bytes=st.sampled_from((100, 250, 5_000)),
     log_messages=st.sampled_from((1, 4, 100)),
+    log_age_s=st.sampled_from((1, 4, math.inf)),
     write_timeout_s=st.sampled_from((1, 3)),
     ping_interval_s=st.just(2),
     pong_timeout_s=st.sampled_from((3, 5)),
@@ -112,6 +113,10 @@ class HubMachine(RuleBasedStateMachine):
     @rule(user=USERS, room=st.none() | ROOMS)
     def kick(self, user: str, room: str | None) -> None:
         self.world.kick(user, room)
+
+    @rule(leaving=st.lists(clients, max_size=4))
+    def dismiss(self, leaving: list[int]) -> None:
+        self.world.dismiss(leaving)
 
     @rule(room=ROOMS)
     def close_room(self, room: str) -> None:

@@ -37,15 +37,15 @@ def wire_bytes(data: Frame | Chunk) -> int:
     Raises:
         UnicodeEncodeError: text with a lone surrogate, which has none.
     """
-    if isinstance(data, bytes):
-        return len(data)
     if isinstance(data, str):
         return len(data) if data.isascii() else len(data.encode())
+    if isinstance(data, bytes):
+        return len(data)
     return sum(map(wire_bytes, data))
 
 
 class Chat:
-    """A peer's wish to say something; ``room`` None means the only room it is in."""
+    """A peer's wish to say something; ``room`` None means the room it came into first."""
 
     __slots__ = ("content", "room")
 
@@ -84,7 +84,7 @@ class Codec(Protocol):
         ...
 
     def decode(self, text: str) -> Request:
-        """What a peer means by one text message."""
+        """What a peer means by one text message. Its texts must have UTF-8; JSON, say, can spell a lone surrogate."""
         ...
 
     def encode(self, message: Message) -> str:

@@ -1,13 +1,13 @@
-"""Orders of the embedding program to the hub. A malformed one raises ``ValueError`` before anything has changed."""
+"""Orders of the embedding program to the hub. A malformed one raises, as ``Hub.handle`` says, and changes nothing."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Generic, TypeAlias
 
 from typing_extensions import TypeVar
 
 from roomhub.core.errors import KICKED, CloseReason
 
-__all__ = ["CloseRoom", "Command", "Drain", "Enter", "Exit", "Kick", "Publish"]
+__all__ = ["CloseRoom", "Command", "Dismiss", "Drain", "Enter", "Exit", "Kick", "Publish"]
 
 
 C_co = TypeVar("C_co", bound=Hashable, covariant=True)
@@ -80,6 +80,23 @@ class CloseRoom:
         return f"CloseRoom({self.room!r})"
 
 
+class Dismiss(Generic[C_co]):
+    """Close some connections, as when the server they came by stops.
+
+    Each gets what was said until now, and none of them hears of the others' leaving. Who is not connected is passed
+    over.
+    """
+
+    __slots__ = ("clients", "reason")
+
+    def __init__(self, clients: Sequence[C_co], reason: CloseReason) -> None:
+        self.clients: Sequence[C_co] = clients
+        self.reason: CloseReason = reason
+
+    def __repr__(self) -> str:
+        return f"Dismiss({self.clients!r}, {self.reason!r})"
+
+
 class Drain:
     """Take in nobody from now on, and close every connection with the reason ``draining``."""
 
@@ -89,4 +106,4 @@ class Drain:
         return "Drain()"
 
 
-Command: TypeAlias = Publish | Enter[C_co] | Exit[C_co] | Kick | CloseRoom | Drain
+Command: TypeAlias = Publish | Enter[C_co] | Exit[C_co] | Kick | CloseRoom | Dismiss[C_co] | Drain

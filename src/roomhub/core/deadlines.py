@@ -2,9 +2,6 @@
 
 One ordered mapping per kind. Arming, moving and cancelling are O(1): ``OrderedDict`` keeps a linked list, while a
 plain dict whose oldest key is taken out again and again scans the holes it leaves (30 µs at 100,000 keys).
-
-A deadline that traffic keeps pushing back (a peer was heard) need not move at every message: whoever arms it notes the
-time and arms anew when it ends too early.
 """
 
 import math

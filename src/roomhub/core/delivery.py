@@ -84,12 +84,12 @@ class Delivery(Generic[C]):
     def unname(self, session: Session[C]) -> None:
         self.named.pop(session.client, None)
 
-    def give(self, session: Session[C], frame: Frame) -> None:
-        """A frame for this session alone, to be pulled before what its rooms have for it."""
+    def give(self, session: Session[C], frames: Sequence[Frame], size: int) -> None:
+        """Frames, so many bytes, for this session alone, to be pulled before what its rooms have for it."""
         if session.direct is None:
             session.direct = []
-        session.direct.append(frame)
-        session.direct_bytes += wire_bytes(frame)
+        session.direct += frames
+        session.direct_bytes += size
         self._name(session)
 
     def _name(self, session: Session[C]) -> None:

@@ -46,9 +46,9 @@ class Connected(Generic[C_co]):
     Args:
         client: the transport's handle.
         lane: how it is written to.
-        username: its name, already checked with ``username_fault``; also its identity key.
+        username: its name, also its identity key; a bad one (``username_fault``) is refused.
         rooms: rooms to join at once.
-        address: where it comes from, for the statistics and the cap per address.
+        address: where it comes from, for the cap per address and the rate of joins; ``""`` has no cap.
         shares: the transport writes what ``Hub.share`` hands it; otherwise ``Hub.ready`` names the client and it pulls.
     """
 

@@ -5,20 +5,21 @@
     while (share := hub.share(64)): ...             one chunk for many clients (those that said ``shares``)
     for client in hub.ready(): ...                  the others: each pulls until it gets nothing
 
-What a peer sends never raises. What the caller does wrong (an order with a bad room name, a client connected twice)
-raises before anything has changed.
+What a peer sends never raises. What the caller does wrong (an order with a bad room name, a client connected twice, a
+``room_rule`` that raises) raises before anything has changed.
 """
 
 import math
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final, Generic, Literal, TypeAlias, assert_never
 
 from typing_extensions import TypeVar
 
 from roomhub.core import errors, presence
+from roomhub.core.admission import Admission
 from roomhub.core.codec import Chat, Chunk, Join, Leave, wire_bytes
-from roomhub.core.commands import CloseRoom, Command, Drain, Enter, Exit, Kick, Publish
+from roomhub.core.commands import CloseRoom, Command, Dismiss, Drain, Enter, Exit, Kick, Publish
 from roomhub.core.deadlines import Deadlines
 from roomhub.core.delivery import Delivery, Share
 from roomhub.core.effects import Announce, Authorize, Close, Effect, Probe, Report, Settle
@@ -40,7 +41,7 @@ from roomhub.core.events import (
 )
 from roomhub.core.limits import Limits
 from roomhub.core.message import CHAT, Message, Position
-from roomhub.core.names import room_fault, username_fault
+from roomhub.core.names import username_fault
 from roomhub.core.rates import Rate
 from roomhub.core.room import Member, Room
 from roomhub.core.session import Session, State
@@ -52,8 +53,10 @@ C = TypeVar("C", bound=Hashable)
 
 PLAIN_ROSTER_INTERVALS: Final = 2
 """A large room's plain roster goes out once in this many ``presence_interval_s`` (once a second by default)."""
+LOG_AGE_LOOKS: Final = 8
+"""A room's log is looked through so often in ``log_age_s``, for what would be too old at the next look."""
 
-Timer: TypeAlias = Literal["ping", "silence", "idle", "write", "roster"]
+Timer: TypeAlias = Literal["ping", "silence", "idle", "write", "roster", "age"]
 
 
 class Hub(Generic[C]):
@@ -62,7 +65,8 @@ class Hub(Generic[C]):
     Args:
         epoch: text that no other hub of this deployment, nor an earlier run of this one, has; rooms' epochs begin so.
         limits: every bound.
-        room_rule: gives None for a good room name and otherwise what is wrong with it.
+        room_rule: gives None for a good room name and otherwise what is wrong with it. What it raises comes out of
+            ``handle``: it is the program's, and nobody has joined. It is not asked for a name that has no UTF-8.
 
     Attributes:
         announces: give ``Announce`` for every message and wait for ``Published`` (a message hook, a backplane).
@@ -79,19 +83,16 @@ class Hub(Generic[C]):
     ) -> None:
         limits = limits or Limits()
         self.limits: Limits = limits
-        self.announces = False
-        self.authorizes = False
-        self.reports = False
+        self.announces: bool = False
+        self.authorizes: bool = False
+        self.reports: bool = False
+        self._admission = Admission(limits, room_rule)
+        self.room_rule: Callable[[str], str | None] = self._admission.room_fault
         self._epoch = epoch
-        self.room_rule: Callable[[str], str | None] = room_rule or (
-            lambda room: room_fault(room, max_bytes=limits.room_bytes)
-        )
         self._incarnations = 0
-        self._draining = False
         self._wall_offset_ms = 0.0
-        self._log_age_ms = limits.log_age_s * 1000
+        self._logs_age = math.isfinite(limits.log_age_s)
         self._sessions: dict[C, Session[C]] = {}
-        self._addresses: Counter[str] = Counter()
         self._rooms: dict[str, Room[C]] = {}
         self._users: dict[str, dict[Session[C], None]] = {}
         self._delivery: Delivery[C] = Delivery(limits)
@@ -105,14 +106,12 @@ class Hub(Generic[C]):
                 "idle": limits.idle_timeout_s,
                 "write": limits.write_timeout_s,
                 "roster": limits.presence_interval_s * PLAIN_ROSTER_INTERVALS,
+                "age": limits.log_age_s / LOG_AGE_LOOKS,
             }
         )
         # The time a probed peer has had at least when its silence is held against it; less, and it is we who were late.
         self._answer_s = (limits.pong_timeout_s - limits.ping_interval_s) / 2
         self._message_rate = Rate(limits.message_rate_per_s, limits.message_burst)
-        self._join_rate = Rate(limits.join_rate_per_s, limits.join_burst)
-        # By address and user, not by connection: a plain client joins by connecting, and could do so without end.
-        self._joins_due: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._messages_in = self._published = self._dropped = 0
         self._bytes_in = 0
         self._evictions: Counter[str] = Counter()
@@ -135,6 +134,7 @@ class Hub(Generic[C]):
             Exit: self._exit,
             Kick: self._kick,
             CloseRoom: self._close_room,
+            Dismiss: self._dismiss,
             Drain: self._drain,
         }
 
@@ -150,7 +150,8 @@ class Hub(Generic[C]):
         Raises:
             ValueError: a command with a bad room or user name or content, or ``Connected`` for a client that is here.
             KeyError: ``Enter`` for a client that is not connected.
-            TypeError: something that is neither an event nor a command.
+            TypeError: something that is neither an event nor a command, or holds what is no text or no reason.
+            Exception: whatever a ``room_rule`` of the program's own raises.
         """
         handler = self._handlers.get(type(item))
         if handler is None:
@@ -240,21 +241,15 @@ class Hub(Generic[C]):
     def history(self, room: str, limit: float = math.inf) -> Sequence[Message]:
         """The newest messages that the room keeps, oldest first."""
         found = self._rooms.get(room)
-        return found.messages(limit, found.ts_ms - self._log_age_ms) if found else ()
+        return found.messages(limit) if found else ()
 
     def refusal(self, address: str = "") -> CloseReason | None:
         """Why a connection from ``address`` would not be taken now; None if it would."""
-        if self._draining:
-            return errors.DRAINING
-        if len(self._sessions) >= self.limits.connections:
-            return errors.OVER_CAPACITY
-        if address and self._addresses[address] >= self.limits.connections_per_address:
-            return errors.OVER_CAPACITY
-        return None
+        return self._admission.refusal(address)
 
     @property
     def draining(self) -> bool:
-        return self._draining
+        return self._admission.draining
 
     def state_of(self, client: C) -> State:
         session = self._sessions.get(client)
@@ -290,9 +285,11 @@ class Hub(Generic[C]):
             event.username, max_bytes=self.limits.name_bytes, plain=not event.lane.v1
         ):
             refusal = errors.PROTOCOL
+        # The rule is asked before anything changes, since it may raise.
+        rooms = () if refusal is not None else [(room, self.room_rule(room)) for room in event.rooms]
         session = Session(client, event.lane, event.username, event.address, shares=event.shares, now=now)
         self._sessions[client] = session
-        self._addresses[event.address] += 1
+        self._admission.enter(event.address)
         self._users.setdefault(event.username, {})[session] = None
         if refusal is not None:
             self._refuse(session, refusal)
@@ -301,9 +298,9 @@ class Hub(Generic[C]):
         deadlines.arm("ping", session, now)
         deadlines.arm("silence", session, now)
         deadlines.arm("idle", session, now)
-        for room in event.rooms:
+        for room, fault in rooms:
             if session.state is State.OPEN:
-                self._ask_to_join(session, room, now)
+                self._ask_to_join(session, room, fault, now)
 
     def _received(self, event: Received[C], now: float) -> None:
         session = self._sessions.get(event.client)
@@ -332,7 +329,7 @@ class Hub(Generic[C]):
             case Chat():
                 self._chat(session, request, now)
             case Join():
-                self._ask_to_join(session, request.room, now)
+                self._ask_to_join(session, request.room, self.room_rule(request.room), now)
             case Leave():
                 self._leave_room(session, request.room, now)
             case _:
@@ -373,9 +370,7 @@ class Hub(Generic[C]):
             self._deadlines.cancel_all(session)
         del self._sessions[event.client]
         self._delivery.unname(session)
-        self._addresses[session.address] -= 1
-        if not self._addresses[session.address]:
-            del self._addresses[session.address]
+        self._admission.exit(session.address)
         sessions = self._users[session.username]
         del sessions[session]
         if not sessions:
@@ -395,7 +390,7 @@ class Hub(Generic[C]):
 
     def _announced(self, event: Published, now: float) -> None:
         message = event.message
-        self._check_message(message.room, message.content, message.username)
+        self._check_message(message.room, content=message.content, username=message.username, user=message.user)
         # A copy: it gets its place, and whoever made the event may say it again.
         own = Message(CHAT, message.room, message.user, message.username, message.content)
         self._take_place(own, event.ref, now)
@@ -432,11 +427,20 @@ class Hub(Generic[C]):
                     if presence.has_news(key) and not self._deadlines.is_armed("roster", key):
                         self._tell_presence(key)
                         self._deadlines.arm("roster", key, now)
+                case "age":
+                    self._age_log(key, now)
                 case _:
                     assert_never(kind)
         while self._grown:
             # Again for the notices of those put out.
             self._judge_lag(now)
+
+    def _age_log(self, room: Room[C], now: float) -> None:
+        """Let go of the history that would be older than ``log_age_s`` at the next look."""
+        log_age_ms = self.limits.log_age_s * 1000
+        room.forget(int(now * 1000 + self._wall_offset_ms) - log_age_ms * (1 - 1 / LOG_AGE_LOOKS))
+        if room.log:
+            self._deadlines.arm("age", room, now)
 
     def _judge_lag(self, now: float) -> None:
         """Put out who is too far behind. Only whoever refused a write in an earlier tick can be: others had no turn."""
@@ -462,7 +466,7 @@ class Hub(Generic[C]):
     # -- commands -----------------------------------------------------------------------------------------------------
 
     def _publish(self, command: Publish, now: float) -> None:
-        self._check_message(command.room, command.content, command.username)
+        self._check_message(command.room, content=command.content, username=command.username)
         message = Message(CHAT, command.room, command.username, command.username, command.content)
         if self.announces:
             self._effects.append(Announce(message, command.ref))
@@ -475,7 +479,7 @@ class Hub(Generic[C]):
             raise KeyError(f"no connected client is {command.client!r}")
         self._check_room_name(command.room)
         if session.state is State.OPEN:
-            self._ask_to_join(session, command.room, now)
+            self._ask_to_join(session, command.room, None, now)
 
     def _exit(self, command: Exit[C], now: float) -> None:
         session = self._sessions.get(command.client)
@@ -483,8 +487,7 @@ class Hub(Generic[C]):
             self._leave_room(session, command.room, now)
 
     def _kick(self, command: Kick, now: float) -> None:
-        if not isinstance(command.reason, CloseReason):
-            raise TypeError(f"reason must be a CloseReason, not {command.reason!r}")
+        self._check_reason(command.reason)
         for session in list(self._users.get(command.user, ())):
             if session.state is not State.OPEN:
                 continue
@@ -508,8 +511,20 @@ class Hub(Generic[C]):
             if not session.members:
                 self._close(session, errors.ROOM_CLOSED, self._evictions)
 
+    def _dismiss(self, command: Dismiss[C], now: float) -> None:
+        self._check_reason(command.reason)
+        found = [self._sessions.get(client) for client in dict.fromkeys(command.clients)]
+        leaving = [session for session in found if session is not None and session.state is State.OPEN]
+        # All of them before the first leaves, so that none gets to hear of the others.
+        for session in leaving:
+            for member in session.members:
+                self._keep_unread(session, member)
+        for session in leaving:
+            self._vacate(session, now, keep_unread=False)
+            self._close(session, command.reason, self._evictions)
+
     def _drain(self, command: Drain, now: float) -> None:
-        self._draining = True
+        self._admission.draining = True
         for room in list(self._rooms.values()):
             self._forget_room(room)
         for session in list(self._sessions.values()):
@@ -520,18 +535,11 @@ class Hub(Generic[C]):
 
     # -- joining and leaving ------------------------------------------------------------------------------------------
 
-    def _ask_to_join(self, session: Session[C], name: str, now: float) -> None:
-        dues = self._joins_due
-        while dues and next(iter(dues.values())) <= now:
-            dues.popitem(last=False)  # as if it had never joined
-        who = (session.address, session.username)
-        due = self._join_rate.take(dues.get(who, now), now)
-        if due is None:
+    def _ask_to_join(self, session: Session[C], name: str, fault: str | None, now: float) -> None:
+        """``fault`` is what the rule has to say of the name."""
+        if not self._admission.takes_join(session.address, session.username, now):
             self._refuse_join(session, errors.RATE_LIMITED)
-            return
-        dues[who] = due
-        dues.move_to_end(who)
-        if self.room_rule(name) is not None:
+        elif fault is not None:
             self._refuse_join(session, errors.PROTOCOL)
         elif self.authorizes:
             self._effects.append(Authorize(session.client, name, session.username))
@@ -578,10 +586,8 @@ class Hub(Generic[C]):
     ) -> None:
         """The one way out of a room. What the log held for the member until now becomes its own; then others hear."""
         room = member.room
-        if keep_unread and member.cursor < room.head:
-            log = member.log
-            for frame in log.frames[member.cursor - log.base :]:
-                self._delivery.give(session, frame)
+        if keep_unread:
+            self._keep_unread(session, member)
         session.members = tuple(other for other in session.members if other is not member)
         last = room.exit(member)
         session.steer()
@@ -592,6 +598,11 @@ class Hub(Generic[C]):
                 presence.note_departure(room, session.username)
                 self._tell_presence_in_time(room, now)
         self._free_if_empty(room)
+
+    def _keep_unread(self, session: Session[C], member: Member[C]) -> None:
+        if member.cursor < member.room.head:
+            log = member.log
+            self._delivery.give(session, log.frames[member.cursor - log.base :], log.lag_bytes(member.cursor))
 
     def _vacate(self, session: Session[C], now: float, *, keep_unread: bool) -> None:
         for member in session.members:
@@ -649,7 +660,9 @@ class Hub(Generic[C]):
         room.ts_ms = message.ts_ms = ts_ms
         room.append(message)
         limits = self.limits
-        room.record(message, limits.log_messages, limits.log_bytes, ts_ms - self._log_age_ms)
+        room.record(message, limits.log_messages, limits.log_bytes)
+        if self._logs_age and not self._deadlines.is_armed("age", room):
+            self._deadlines.arm("age", room, now)
         self._published += 1
         self._grow(room)
         if self.reports:
@@ -666,7 +679,8 @@ class Hub(Generic[C]):
     def _answer(self, session: Session[C], message: Message) -> None:
         text = session.lane.codec.encode(message)
         if text:
-            self._delivery.give(session, session.lane.direct(text))
+            frame = session.lane.direct(text)
+            self._delivery.give(session, [frame], wire_bytes(frame))
 
     def _refuse_join(self, session: Session[C], reason: CloseReason) -> None:
         """A plain client asked for one room; without it there is nothing to stay for."""
@@ -699,10 +713,10 @@ class Hub(Generic[C]):
 
     # -- rooms --------------------------------------------------------------------------------------------------------
 
-    def _check_message(self, room: str, content: str, username: str) -> None:
+    def _check_message(self, room: str, **texts: str) -> None:
         if room not in self._rooms:
             self._check_room_name(room)
-        for name, text in (("content", content), ("username", username)):
+        for name, text in texts.items():
             if not isinstance(text, str):
                 raise TypeError(f"{name} must be text, not {text!r}")
             try:
@@ -715,6 +729,10 @@ class Hub(Generic[C]):
         fault = self.room_rule(name)
         if fault is not None:
             raise ValueError(f"room: {fault}")
+
+    def _check_reason(self, reason: CloseReason) -> None:
+        if not isinstance(reason, CloseReason):
+            raise TypeError(f"reason must be a CloseReason, not {reason!r}")
 
     def _make_room(self, name: str) -> Room[C]:
         self._incarnations += 1
@@ -729,7 +747,8 @@ class Hub(Generic[C]):
         del self._rooms[room.name]
         self._grown.pop(room, None)
         self._delivery.forget(room)
-        self._deadlines.cancel("roster", room)
-        # Its roster may be due in this very tick; there is nobody left to tell.
+        self._deadlines.cancel_all(room)
+        # Its roster, or a look at its log, may be due in this very tick: then there is nothing left to tell or to keep.
         room.arrivals.clear()
         room.departures.clear()
+        room.log.clear()

@@ -24,61 +24,93 @@ class Limits:
     message_bytes: float = 512
     """Largest inbound message of a plain client, in UTF-8 bytes; a larger one closes with 1009."""
     v1_message_bytes: float = 65_536
+    """The same for clients of a v1 lane."""
     lag_messages: float = 256
     """How many room messages a blocked plain client may fall behind by before it is slow."""
     v1_lag_messages: float = 1_024
+    """The same for clients of a v1 lane."""
     lag_bytes: float = 1024 * 1024
     """The same in bytes of rendered frames, for both dialects."""
     chunk_bytes: float = 64 * 1024
     """Most bytes one pull gives, unless a single frame is larger."""
     direct_bytes: float = 256 * 1024
-    """Replies a client has not pulled yet; past it the client is slow."""
+    """Bytes of frames for one client alone that it has not pulled yet; a blocked client past it is slow."""
     log_messages: float = 1_024
-    """What a room keeps in memory: messages, bytes of them, and their age."""
+    """How many messages a room keeps for its history."""
     log_bytes: float = 1024 * 1024
+    """The same in bytes: each message's text and 64 for the rest of it."""
     log_age_s: float = math.inf
+    """How many seconds a room keeps a message, by the wall clock; it may go an eighth sooner, never later."""
     room_linger_s: float = 300
-    """How long an empty room that v1 clients used keeps its log; one used by plain clients alone goes at once."""
+    """Seconds an empty room keeps its log. For v1 clients, which come in a later version; nothing reads it yet."""
     write_timeout_s: float = 10
-    """A blocked client without write progress for this long is slow."""
+    """A blocked client without write progress for so many seconds is slow."""
     ping_interval_s: float = 54
+    """Seconds from one ping to the next; less than ``pong_timeout_s``."""
     pong_timeout_s: float = 60
-    """A client of which nothing, not even a pong, was heard for this long is gone."""
+    """A client of which nothing, not even a pong, was heard for so many seconds is gone."""
     idle_timeout_s: float = math.inf
-    """A client whose user sent no message for this long is closed."""
+    """A client whose user sent no message for so many seconds is closed."""
     handshake_timeout_s: float = 10
+    """Seconds a connection has for TLS and its whole request; 408, or cut."""
     hello_timeout_s: float = 10
+    """Seconds from the handshake to ``hello``. For v1 clients, which come in a later version; nothing reads it yet."""
     message_timeout_s: float = 30
-    """How long one inbound message may stay unfinished."""
+    """How many seconds one inbound message may stay unfinished; then 1009."""
     fragments: float = 64
+    """How many frames one inbound message may come in; more close with 1009."""
     close_timeout_s: float = 5
+    """Seconds a peer has to answer the close; then it is cut."""
     drain_timeout_s: float = 5
+    """Seconds a drain waits for clients to go."""
     send_buffer_bytes: float = 65_536
     """SO_SNDBUF: without it the kernel alone holds megabytes for a client that does not read."""
     name_bytes: float = 64
+    """Longest user name, in UTF-8 bytes."""
     room_bytes: float = 64
+    """Longest room name, in bytes; a ``room_rule`` of the program's own takes its place."""
     meta_bytes: float = 2_048
+    """Bytes of a member's metadata. For v1 clients, which come in a later version; nothing reads it yet."""
     message_rate_per_s: float = 50
+    """Messages a second that one connection may send in the long run; past it it is closed."""
     message_burst: float = 250
+    """How many of them at once."""
     join_rate_per_s: float = 10
+    """Joins a second of one user at one address in the long run; past it they are refused."""
     join_burst: float = 50
+    """How many of them at once."""
     error_burst: float = 20
+    """Errors a minute one connection may cause. For v1 clients, which come in a later version; nothing reads it yet."""
     rooms_per_client: float = 128
+    """How many rooms one connection may be in; further joins are refused."""
     rooms: float = 100_000
+    """How many rooms there may be in all; joins that would make one more are refused."""
     connections_per_address: float = 256
+    """How many connections one address may have, those that are being closed included."""
     connections: float = math.inf
+    """The same in all."""
     header_bytes: float = 16 * 1024
+    """Largest head of a request, in bytes; 431."""
     headers: float = 100
+    """How many header lines a request may have; 431."""
     target_bytes: float = 8 * 1024
+    """Longest target of a request, in bytes; 414."""
     typing_interval_s: float = 3
+    """Seconds between a user's ``typing``. For v1 clients, which come in a later version; nothing reads it yet."""
     typing_timeout_s: float = 6
+    """Seconds until ``typing`` ends by itself. For v1 clients, which come in a later version; nothing reads it yet."""
     presence_grace_s: float = 10
+    """Seconds a user may be gone unnoticed. For v1 clients, which come in a later version; nothing reads it yet."""
     presence_batch_members: float = 100
     """Rooms with more members than this hear of joins and leaves in batches."""
     presence_interval_s: float = 0.5
+    """Seconds between two such batches; plain clients get theirs at twice this interval."""
     history_page: float = 100
+    """Messages in one reply to ``history``. For v1 clients, which come in a later version; nothing reads it yet."""
     session_ttl_s: float = 300
+    """Seconds a session can be resumed. For v1 clients, which come in a later version; nothing reads it yet."""
     key_ttl_s: float = 300
+    """Seconds a message key is remembered. For v1 clients, which come in a later version; nothing reads it yet."""
 
     def __post_init__(self) -> None:
         for name in FIELD_NAMES:

@@ -7,6 +7,8 @@ message never repeats the name: it may be sent back to a client or go into a log
 import re
 from unicodedata import category, is_normalized
 
+__all__ = ["room_fault", "username_fault"]
+
 _ROOM = re.compile(r"[A-Za-z0-9._~-]+")
 
 # Shown as nothing, yet not of category Cf: the rest of Unicode's Default_Ignorable_Code_Point

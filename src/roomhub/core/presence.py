@@ -13,8 +13,7 @@ from typing import Any, Final
 from roomhub.core.message import ONLINE_USERS, USER_JOINED, USER_LEFT, Message
 from roomhub.core.room import Room
 
-__all__ = ["has_news", "joined", "left", "news", "note_arrival", "note_departure", "roster"]
-
+__all__ = ["has_news", "joined", "left", "news", "note_arrival", "note_departure", "roster", "told_roster"]
 
 FULLWIDTH_COMMA: Final = "\uff0c"
 

@@ -14,9 +14,10 @@ class Rate:
     __slots__ = ("_burst_s", "_interval_s")
 
     def __init__(self, per_s: float, burst: float) -> None:
-        self._interval_s = 1 / per_s
+        # Without a bound on the burst nothing is ever refused, so nothing is ever due later.
+        self._interval_s = 0.0 if burst == math.inf else 1 / per_s
         # A hundredth of an interval more: sums of fractions must not make the last of a burst one too many.
-        self._burst_s = math.inf if self._interval_s == 0 else max(0.0, (burst - 0.99) * self._interval_s)
+        self._burst_s = 0.0 if self._interval_s == 0 else max(0.0, (burst - 0.99) * self._interval_s)
 
     def take(self, due: float, now: float) -> float | None:
         """When the next one is due if one happens now; None if it may not.

@@ -15,6 +15,7 @@ healthy member that merely waits for its turn.
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Hashable
+from itertools import islice
 from typing import TYPE_CHECKING, Generic
 
 from typing_extensions import TypeVar
@@ -167,23 +168,27 @@ class Room(Generic[C]):
             log.append(message)
         self.head += 1
 
-    def record(self, message: Message, most_messages: float, most_bytes: float, oldest_ms: float) -> None:
+    def record(self, message: Message, most_messages: float, most_bytes: float) -> None:
         """Keep a chat message for history, and let go of what the bounds no longer allow."""
         log = self.log
         size = wire_bytes(message.content) + RECORD_OVERHEAD_BYTES
         log.append((message.user, message.username, message.content, message.offset, message.ts_ms, size))
         self.log_bytes += size
-        while log and (len(log) > most_messages or self.log_bytes > most_bytes or log[0][4] < oldest_ms):
+        while log and (len(log) > most_messages or self.log_bytes > most_bytes):
             self.log_bytes -= log.popleft()[5]
 
-    def messages(self, limit: float, oldest_ms: float) -> list[Message]:
+    def forget(self, before_ms: float) -> None:
+        """Let go of the logged messages with an earlier ``ts_ms``. Frames that somebody has yet to get stay."""
+        log = self.log
+        while log and log[0][4] < before_ms:
+            self.log_bytes -= log.popleft()[5]
+
+    def messages(self, limit: float) -> list[Message]:
         """The newest logged messages, oldest first."""
-        records = [record for record in self.log if record[4] >= oldest_ms]
-        if len(records) > limit:
-            records = records[len(records) - int(limit) :]
+        skipped = 0 if limit >= len(self.log) else len(self.log) - int(limit)
         return [
             Message(CHAT, self.name, user, username, content, offset, ts_ms)
-            for user, username, content, offset, ts_ms, _ in records
+            for user, username, content, offset, ts_ms, _ in islice(self.log, skipped, None)
         ]
 
     def enter(self, session: "Session[C]") -> Member[C]:
@@ -217,11 +222,6 @@ class Room(Generic[C]):
         return True
 
     # -- serving ------------------------------------------------------------------------------------------------------
-
-    @property
-    def backlog(self) -> int:
-        """How many entries wait for members that are healthy: neither blocked nor told to pull."""
-        return self.head - self.floor
 
     @property
     def settled(self) -> bool:

@@ -3,22 +3,21 @@
     ABSENT --Connected--> OPEN --(Close goes out)--> CLOSING --Disconnected--> ABSENT
                             \\------------------Disconnected------------------/
 
-The table below is the whole of it. A fact that is in no row of its state is ignored, since transports race with the
-hub: a peer hangs up while it is being evicted, a write fails after the kick. Only ``Connected`` for a client that is
-already there is the caller's mistake, and raises.
+Whatever else is said of a client that is ABSENT or CLOSING is ignored, since transports race with the hub: a peer hangs
+up while it is being evicted, a write fails after the kick. Only ``Connected`` for a client that is already there is the
+caller's mistake, and raises. ``tests/core/test_session.py`` has the whole table, every state with every fact.
 """
 
 from collections.abc import Hashable
 from enum import Enum
-from typing import Final, Generic
+from typing import Generic
 
 from typing_extensions import TypeVar
 
-from roomhub.core import events
 from roomhub.core.codec import Frame, Lane
 from roomhub.core.room import Member
 
-__all__ = ["TRANSITIONS", "Session", "State"]
+__all__ = ["Session", "State"]
 
 C = TypeVar("C", bound=Hashable)
 
@@ -27,19 +26,6 @@ class State(Enum):
     ABSENT = "absent"
     OPEN = "open"
     CLOSING = "closing"
-
-
-TRANSITIONS: Final[dict[tuple[State, type], State]] = {
-    (State.ABSENT, events.Connected): State.OPEN,
-    (State.OPEN, events.Received): State.OPEN,
-    (State.OPEN, events.Heard): State.OPEN,
-    (State.OPEN, events.Blocked): State.OPEN,
-    (State.OPEN, events.Writable): State.OPEN,
-    (State.OPEN, events.Authorized): State.OPEN,
-    (State.OPEN, events.Denied): State.OPEN,
-    (State.OPEN, events.Disconnected): State.ABSENT,
-    (State.CLOSING, events.Disconnected): State.ABSENT,
-}
 
 
 class Session(Generic[C]):

@@ -329,6 +329,33 @@ async def test_a_cancelled_program_that_waits_for_its_thread_does_not_wait_for_e
     assert len(answers) == 1
 
 
+async def test_a_thread_whose_message_ends_the_program_is_not_left_waiting() -> None:
+    def leave(message: Message) -> None:
+        raise Abrupt
+
+    raised: list[Exception] = []
+
+    def talk() -> None:
+        try:
+            runtime.publish_from_thread("lobby", "goodbye")
+        except RuntimeError as error:
+            raised.append(error)
+
+    async def run() -> None:
+        async with runtime:
+            thread.start()
+            await anyio.sleep_forever()
+
+    runtime = Runtime(clock=ManualClock(), on_message=leave)
+    thread = threading.Thread(target=talk, daemon=True)
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await run()
+    assert caught.group_contains(Abrupt)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert "has stopped" in str(raised[0])
+
+
 # -- questions and orders ----------------------------------------------------------------------------------------------
 
 
@@ -518,7 +545,10 @@ async def test_callbacks_that_raise_are_logged_and_contained(caplog: pytest.LogC
     records = [record for record in caplog.records if record.name == "roomhub"]
     assert len(records) == 6
     assert all(record.levelno == logging.ERROR and record.exc_info for record in records)
-    assert {record.getMessage() for record in records} == {"raising raised; the hub goes on"}
+    assert [record.getMessage() for record in records] == [
+        f"{name} raised; the hub goes on"
+        for name in ("on_join", "on_join", "on_message", "on_message", "on_leave", "on_leave")
+    ]
 
 
 async def test_hooks_that_raise_refuse(caplog: pytest.LogCaptureFixture) -> None:
@@ -562,7 +592,7 @@ async def test_a_callback_that_gives_a_coroutine_counts_as_raised(name: str, cap
             if name != "allow_join":
                 ann.send("hi")
     gc.collect()  # "never awaited" would be said now, and is an error
-    assert "gave a coroutine" in caplog.text
+    assert f"{name} gave a coroutine" in caplog.text
 
 
 async def test_what_a_callback_publishes_comes_right_after_and_in_order() -> None:
@@ -660,6 +690,115 @@ async def test_a_wrong_order_from_inside_a_callback_is_logged_and_hurts_nobody(
             assert chats(ann) == ["ann: now", ": after", "ann: and then"]
     (record,) = [record for record in caplog.records if record.name == "roomhub"]
     assert "an order from inside a callback was wrong" in record.getMessage()
+
+
+async def test_a_rule_of_the_programs_that_raises_for_an_order_of_a_callback_hurts_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def rule(room: str) -> str | None:
+        return raising() if room == "bad" else None
+
+    def answer(message: Message) -> None:
+        if message.content == "now":
+            runtime.publish("bad", "hi")
+            runtime.publish("lobby", "after")
+
+    hub: Hub[Client] = Hub(epoch="e", room_rule=rule)
+    async with Runtime(hub, clock=ManualClock(), on_message=answer) as runtime:
+        with connect(runtime, "ann", "lobby") as ann:
+            ann.send("now")
+            await settle()
+            assert chats(ann) == ["ann: now", ": after"]
+    assert "Publish: the program's own fault" in caplog.text
+
+
+async def test_as_many_orders_as_a_callback_gives_at_once_follow_at_once() -> None:
+    def answer(message: Message) -> None:
+        if message.content == "all":
+            for number in range(1_000):
+                runtime.publish("lobby", str(number))
+
+    async with Runtime(clock=ManualClock(), on_message=answer) as runtime:
+        runtime.publish("lobby", "all")
+        assert runtime.statistics().messages_published == 1_001
+
+
+async def test_a_callback_that_answers_itself_without_end_starves_nobody() -> None:
+    told = 0
+
+    def answer(message: Message) -> None:
+        nonlocal told
+        told += 1
+        assert told < 100_000, "nobody else had a turn"
+        if message.username != "ann":
+            runtime.publish("echo", "and on", "bot")
+
+    async with Runtime(clock=ManualClock(), on_message=answer) as runtime:
+        with connect(runtime, "ann", "lobby") as ann, connect(runtime, "ben", "lobby", "echo") as ben:
+            runtime.publish("echo", "hi", "bot")
+            assert 1 < told < 1_000
+            for number in range(5):  # everybody else is served, and it goes on meanwhile
+                before = told
+                ann.send(str(number))
+                await settle()
+                assert chats(ann) == [f"ann: {number}"]
+                heard = chats(ben)
+                assert f"ann: {number}" in heard
+                assert "bot: and on" in heard
+                assert before < told
+                assert ben.closed is None
+
+
+async def test_what_waits_for_the_next_flush_keeps_its_order_and_is_done_also_where_nobody_hears_it() -> None:
+    told: list[str] = []
+
+    def answer(message: Message) -> None:
+        told.append(message.content)
+        if int(message.content) < 1_000:
+            runtime.publish("lobby", str(int(message.content) + 1))
+        else:
+            runtime.close_room("lobby")
+
+    async with Runtime(clock=ManualClock(), on_message=answer) as runtime:
+        runtime.publish("lobby", "0")
+        assert 100 <= len(told) < 1_000
+        await settle()
+        assert told == [str(number) for number in range(1_001)]
+        with connect(runtime, "ann", "lobby") as ann:
+            runtime.publish("lobby", "0")
+            await settle()
+            assert [said for said in chats(ann)] == [f": {number}" for number in range(1_001)]
+            assert ann.closed == errors.ROOM_CLOSED
+
+
+async def test_the_end_does_not_wait_for_callbacks_that_answer_one_another_without_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Runtime(
+        clock=ManualClock(), on_message=lambda message: runtime.publish(message.room, "and on")
+    ) as runtime:
+        ann = connect(runtime, "ann", "lobby")
+        ann.send("hi")
+    assert ann.closed == errors.DRAINING
+    assert runtime.hub.is_empty
+    assert "1 orders of callbacks that answer one another were left undone" in caplog.text
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_confirmed_publish_that_the_end_leaves_undone_is_told() -> None:
+    waiting: list[Any] = []
+
+    def answer(message: Message) -> None:
+        waiting.append(runtime.publish_confirmed("lobby", "and on"))
+        waiting[-1].send(None)  # as an eager task does
+
+    async with Runtime(clock=ManualClock(), on_message=answer) as runtime:
+        runtime.publish("lobby", "hi")
+    for coroutine in waiting[:-1]:
+        with pytest.raises(StopIteration):
+            coroutine.send(None)
+    with pytest.raises(RuntimeError, match="has stopped"):
+        waiting[-1].send(None)
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
@@ -1130,6 +1269,8 @@ async def test_a_crash_inside_ends_the_program_and_not_in_silence() -> None:
         await run()
     assert caught.group_contains(OSError, match="no clock any more")
     assert runtime.hub.is_empty
+    with pytest.raises(RuntimeError, match="not running"):
+        runtime.publish("lobby", "hi")
 
 
 async def test_cancelled_from_outside_it_ends_at_once() -> None:
@@ -1142,6 +1283,8 @@ async def test_cancelled_from_outside_it_ends_at_once() -> None:
             await anyio.sleep_forever()
     assert ann.closed == wire.closed == errors.DRAINING
     assert runtime.hub.is_empty
+    with pytest.raises(RuntimeError, match="not running"):
+        runtime.publish("lobby", "hi")
     assert tasks_now() == before
 
 

@@ -13,15 +13,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from inspect import iscoroutine, iscoroutinefunction
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeAlias, assert_never, cast
+from typing import Any, Final, Self, assert_never, cast
 
 import anyio
 from anyio.abc import TaskGroup
-from anyio.lowlevel import checkpoint, current_token
-from typing_extensions import TypeVar
+from anyio.lowlevel import checkpoint
 
+from roomhub.callbacks import Callbacks, JoinHook, MessageHook, MessageListener, RoomListener
+from roomhub.confirmations import Confirmation, ThreadCalls
 from roomhub.core import errors
 from roomhub.core.codec import Chunk
 from roomhub.core.commands import CloseRoom, Command, Drain, Enter, Exit, Kick, Publish
@@ -31,11 +31,11 @@ from roomhub.core.errors import CloseReason
 from roomhub.core.events import Authorized, ClockSet, Denied, Disconnected, Event, Published, Refused, Ticked
 from roomhub.core.hub import Hub
 from roomhub.core.limits import Limits
-from roomhub.core.message import CHAT, USER_JOINED, Message, Position
+from roomhub.core.message import Message, Position
 from roomhub.core.statistics import Statistics
 from roomhub.ports import Client, Clock, SharingClient, SystemClock
 
-__all__ = ["MessageRefused", "Runtime"]
+__all__ = ["Runtime"]
 
 _log = logging.getLogger("roomhub")
 
@@ -46,45 +46,20 @@ TURN_MEMBERS: Final = 64
 CLOCK_CHECK_S: Final = 60.0
 """How often the wall clock is compared: it may have been set."""
 
-Key = TypeVar("Key")
-MessageHook: TypeAlias = Callable[[Message], str | None]
-JoinHook: TypeAlias = Callable[[str, str], bool]
+FOLLOW_UPS: Final = 100
+"""How many orders a turn takes that callbacks gave because of what other callbacks had ordered. The rest waits for the
+next flush: a program that answers itself without end keeps a core busy, but nobody waiting."""
+_Order: Final = (Publish, Enter, Exit, Kick, CloseRoom)
 
 
-class MessageRefused(Exception):
-    """``rewrite_message`` refused the message, so it has no position."""
-
-
-class _Confirmation:
-    """What a waiting publisher, a task or a thread, is told."""
-
-    __slots__ = ("done", "error", "position")
-
-    def __init__(self, done: anyio.Event | threading.Event) -> None:
-        self.done = done
-        self.position: Position | None = None
-        self.error: Exception | None = None
-
-    def fail(self, error: Exception) -> None:
-        self.error = error
-        self.done.set()
-
-    def result(self, room: str) -> Position:
-        if self.error is not None:
-            raise self.error
-        if self.position is None:
-            raise MessageRefused(f"rewrite_message refused a message for room {room!r}")
-        return self.position
-
-
-class _Timers(Generic[Key]):
+class _Timers:
     """A transport's deadlines, and what to call with those that ended."""
 
     __slots__ = ("deadlines", "expire")
 
     def __init__(self, deadlines: Deadlines[Any, Any], expire: Callable[[Any, Any], None]) -> None:
-        self.deadlines = deadlines
-        self.expire = expire
+        self.deadlines: Deadlines[Any, Any] = deadlines
+        self.expire: Callable[[Any, Any], None] = expire
 
 
 class Runtime:
@@ -115,47 +90,39 @@ class Runtime:
         *,
         limits: Limits | None = None,
         clock: Clock | None = None,
-        on_join: Callable[[str, str], object] | None = None,
-        on_leave: Callable[[str, str], object] | None = None,
-        on_message: Callable[[Message], object] | None = None,
+        on_join: RoomListener | None = None,
+        on_leave: RoomListener | None = None,
+        on_message: MessageListener | None = None,
         allow_join: JoinHook | None = None,
         rewrite_message: MessageHook | None = None,
     ) -> None:
         if hub is not None and limits is not None:
             raise ValueError("give limits to the hub, or no hub: Runtime(limits=...) makes one")
-        for name, callback in (
-            ("on_join", on_join),
-            ("on_leave", on_leave),
-            ("on_message", on_message),
-            ("allow_join", allow_join),
-            ("rewrite_message", rewrite_message),
-        ):
-            if iscoroutinefunction(callback) or iscoroutinefunction(getattr(callback, "__call__", None)):  # noqa: B004
-                raise TypeError(f"{name} must be a plain function, not async: it runs inside the hub's turn")
+        self._callbacks = Callbacks(
+            on_join=on_join,
+            on_leave=on_leave,
+            on_message=on_message,
+            allow_join=allow_join,
+            rewrite_message=rewrite_message,
+        )
         self.hub: Hub[Client] = hub if hub is not None else Hub(epoch=secrets.token_hex(6), limits=limits)
         self.limits: Limits = self.hub.limits
         self.clock: Clock = clock or SystemClock()
-        self._on_join = on_join
-        self._on_leave = on_leave
-        self._on_message = on_message
-        self._allow_join = allow_join
-        self._rewrite_message = rewrite_message
-        self.hub.reports = any((on_join, on_leave, on_message))
-        self.hub.authorizes = allow_join is not None
-        self.hub.announces = rewrite_message is not None
+        self.hub.reports = self._callbacks.tells
+        self.hub.authorizes = self._callbacks.decides_joins
+        self.hub.announces = self._callbacks.decides_messages
         self._handling = False
+        # What came in while an item was handled, and the orders among it that wait for the next flush.
         self._queue: deque[Event[Client] | Command[Client]] = deque()
+        self._later: deque[Event[Client] | Command[Client]] = deque()
         self._flush_wanted = anyio.Event()
         self._flush_holders = 0
-        self._timers: list[_Timers[Any]] = []
+        self._timers: list[_Timers] = []
         self._timer_due = 0.0
         self._empty = anyio.Event()
         self._tasks: TaskGroup | None = None
-        # The event loop's thread, and what other threads asked of it. Under the lock, so that no call is left behind.
-        self._thread: int | None = None
-        self._calls: deque[tuple[Publish, _Confirmation]] = deque()
-        self._calls_lock = threading.Lock()
-        self._call_soon: Callable[[Callable[[], None]], object] | None = None
+        self._thread: int | None = None  # the event loop's, while the runtime runs
+        self._calls = ThreadCalls(self._wake_flusher)
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -169,8 +136,7 @@ class Runtime:
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._thread = threading.get_ident()
-        loop: Any = current_token().native_token
-        self._call_soon = loop.call_soon_threadsafe if hasattr(loop, "call_soon_threadsafe") else loop.run_sync_soon
+        self._calls.begin()
         self._tasks.start_soon(self._flush_forever, name="roomhub flush")
         self._tasks.start_soon(self._keep_time, name="roomhub time")
         return self
@@ -186,12 +152,14 @@ class Runtime:
             self._abandon()
             self._flusher.cancel()
             self._tasks.cancel_scope.cancel()
-            # An error of the caller's own passes by the task group, which would wrap it into an ExceptionGroup.
-            if isinstance(error, anyio.get_cancelled_exc_class()):
-                await self._tasks.__aexit__(kind, error, traceback)
-            else:
-                await self._tasks.__aexit__(None, None, None)
-            self._thread = None
+            try:
+                # An error of the caller's own passes by the task group, which would wrap it into an ExceptionGroup.
+                if isinstance(error, anyio.get_cancelled_exc_class()):
+                    await self._tasks.__aexit__(kind, error, traceback)
+                else:
+                    await self._tasks.__aexit__(None, None, None)
+            finally:
+                self._thread = None
 
     async def drain(self) -> None:
         """Close every connection with the reason ``draining``; return when all are gone, or ``drain_timeout_s`` later.
@@ -215,12 +183,14 @@ class Runtime:
 
     def _abandon(self) -> None:
         """Whatever is still connected is not any more, so that the hub ends empty."""
-        with self._calls_lock:
-            self._call_soon = None
-        self._take_calls()
+        self._calls.end()
         self.submit(Drain())
         for client in self.hub.clients():
             self.submit(Disconnected(client))
+        if self._later:
+            _log.warning("%d orders of callbacks that answer one another were left undone", len(self._later))
+            for order in self._later:
+                _fail(order, RuntimeError("the runtime has stopped"))
 
     # -- what transports call -----------------------------------------------------------------------------------------
 
@@ -263,7 +233,7 @@ class Runtime:
         Returns:
             A function that ends the watch.
         """
-        timers = _Timers[Any](deadlines, expire)
+        timers = _Timers(deadlines, expire)
         self._timers.append(timers)
         self.reschedule()
 
@@ -290,6 +260,9 @@ class Runtime:
 
     def flush(self, budget_s: float = FLUSH_BUDGET_S) -> bool:
         """Write what is to be written, for about ``budget_s`` seconds; True once all is."""
+        if self._later:
+            for _ in range(min(FOLLOW_UPS, len(self._later))):
+                self._queue.append(self._later.popleft())
         self.submit(Ticked())
         hub = self.hub
         self._notify()
@@ -308,7 +281,7 @@ class Runtime:
         while self._queue:
             self.submit(self._queue.popleft())
         self.reschedule()
-        return hub.is_settled
+        return hub.is_settled and not self._later
 
     # -- what the program calls ---------------------------------------------------------------------------------------
 
@@ -331,7 +304,7 @@ class Runtime:
         """
         self._check_thread("publish_from_thread")
         done = anyio.Event()
-        confirmation = _Confirmation(done)
+        confirmation = Confirmation(done)
         self.submit(Publish(room, content, username, ref=confirmation))
         await done.wait()
         return confirmation.result(room)
@@ -345,16 +318,7 @@ class Runtime:
         """
         if threading.get_ident() == self._thread:
             raise RuntimeError("called from the event loop's own thread, which it would block: use publish_confirmed")
-        # Not anyio.from_thread.run: on asyncio, what comes to a loop in its last moments is never answered.
-        done = threading.Event()
-        confirmation = _Confirmation(done)
-        with self._calls_lock:
-            if self._call_soon is None:
-                raise RuntimeError("the runtime is not running: call inside its 'async with'")
-            self._calls.append((Publish(room, content, username, ref=confirmation), confirmation))
-            self._call_soon(self._wake_flusher)
-        done.wait()
-        return confirmation.result(room)
+        return self._calls.publish(room, content, username)
 
     def rooms(self) -> Sequence[str]:
         """The names of the rooms there are."""
@@ -405,16 +369,25 @@ class Runtime:
             raise RuntimeError(f"called from outside the runtime's event loop: use {instead}")
 
     def _work_off(self) -> None:
+        """Take what came in meanwhile: all of it, but of orders that follow from orders of callbacks only so many."""
+        orders_left = len(self._queue) + FOLLOW_UPS
         while self._queue:
             item = self._queue.popleft()
+            if isinstance(item, _Order):
+                if orders_left == 0:
+                    self._later.append(item)
+                    self._flush_wanted.set()
+                    continue
+                orders_left -= 1
             try:
                 effects = self.hub.handle(item, self.clock.now())
-            except (ValueError, KeyError, TypeError) as error:
-                _log.error("an order from inside a callback was wrong: %s", error)
+            except Exception as error:
+                # Its caller has gone on; whoever's turn this is has nothing to do with it.
+                _log.exception("an order from inside a callback was wrong: %s: %s", type(item).__name__, error)
                 if isinstance(item, Published):  # of what rewrite_message made
                     self._queue.appendleft(Refused(item.message, item.ref))
-                elif isinstance(item, Publish) and isinstance(item.ref, _Confirmation):
-                    item.ref.fail(error)
+                else:
+                    _fail(item, error)
                 continue
             for effect in effects:
                 self._apply(effect)
@@ -422,17 +395,17 @@ class Runtime:
     def _apply(self, effect: Effect[Client]) -> None:
         match effect:
             case Report():
-                self._report(effect.message)
+                self._callbacks.tell(effect.message)
             case Announce():
-                content = self._ask(self._rewrite_message, effect.message)
-                if isinstance(content, str):
-                    effect.message.content = content
-                    self._queue.append(Published(effect.message, effect.ref))
+                message = effect.message
+                content = self._callbacks.rewritten(message)
+                if content is None:
+                    self._queue.append(Refused(message, effect.ref))
                 else:
-                    self._queue.append(Refused(effect.message, effect.ref))
+                    message.content = content
+                    self._queue.append(Published(message, effect.ref))
             case Authorize():
-                allowed = self._ask(self._allow_join, effect.room, effect.username)
-                answer = Authorized if allowed is True else Denied
+                answer = Authorized if self._callbacks.allows(effect.room, effect.username) else Denied
                 self._queue.append(answer(effect.client, effect.room))
             case Close():
                 try:
@@ -445,34 +418,10 @@ class Runtime:
                 except Exception:
                     self._give_up(effect.client)
             case Settle():
-                confirmation = effect.ref
-                if isinstance(confirmation, _Confirmation):
-                    confirmation.position = effect.position
-                    confirmation.done.set()
+                if isinstance(effect.ref, Confirmation):
+                    effect.ref.settle(effect.position)
             case _:
                 assert_never(effect)
-
-    def _report(self, message: Message) -> None:
-        if message.kind == CHAT:
-            self._ask(self._on_message, message)
-        elif message.kind == USER_JOINED:
-            self._ask(self._on_join, message.room, message.user)
-        else:
-            self._ask(self._on_leave, message.room, message.user)
-
-    def _ask(self, callback: Callable[..., object] | None, *args: object) -> object:
-        """The program's answer; None if it raised, which must not be anybody else's problem."""
-        if callback is None:
-            return None
-        try:
-            answer = callback(*args)
-            if iscoroutine(answer):
-                answer.close()
-                raise TypeError("it gave a coroutine, which nobody awaits: it must be a plain function")
-        except Exception:
-            _log.exception("%s raised; the hub goes on", getattr(callback, "__name__", "a callback"))
-            return None
-        return answer
 
     def _notify(self) -> None:
         for client in self.hub.take_named():
@@ -489,25 +438,13 @@ class Runtime:
     def _wake_flusher(self) -> None:
         self._flush_wanted.set()
 
-    def _take_calls(self) -> None:
-        """Do what other threads asked for. After the end: tell them that it will not be done."""
-        while self._calls:
-            publish, confirmation = self._calls.popleft()
-            if self._call_soon is None:
-                confirmation.fail(RuntimeError("the runtime has stopped"))
-                continue
-            try:
-                self.submit(publish)
-            except Exception as error:
-                confirmation.fail(error)
-
     async def _flush_forever(self) -> None:
         # Shielded until the exit: a cancelled program may still wait for a thread that waits for its answer.
         with self._flusher:
             while True:
                 await self._flush_wanted.wait()
                 self._flush_wanted = anyio.Event()
-                self._take_calls()
+                self._calls.take(self.submit)
                 while not self.flush():
                     await checkpoint()
 
@@ -535,3 +472,9 @@ class Runtime:
                 wall_check = now + CLOCK_CHECK_S
             if self.hub.next_deadline() <= now:
                 self.submit(Ticked())
+
+
+def _fail(item: Event[Client] | Command[Client], error: Exception) -> None:
+    """Tell whoever waits for this order, if anybody does, that it will not be done."""
+    if isinstance(item, Publish) and isinstance(item.ref, Confirmation):
+        item.ref.fail(error)

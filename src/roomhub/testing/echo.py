@@ -77,6 +77,10 @@ class EchoApplication:
     def pinged(self, connection: Connection) -> CloseReason | None:
         return None
 
+    def dismiss(self, connections: Sequence[Connection], reason: CloseReason) -> None:
+        for connection in connections:
+            connection.close(reason)
+
     def blocked(self, connection: Connection) -> None: ...
 
     def writable(self, connection: Connection) -> None: ...

@@ -8,12 +8,15 @@ import pytest
 
 from roomhub import Limits
 from roomhub.testing import ManualClock
-from roomhub.transports.websocket import reactor
+from roomhub.transports.websocket import frames, reactor
 from roomhub.transports.websocket.chat import ChatApplication
+from roomhub.transports.websocket.connection import Phase
 from tests.transports.websocket.support import (
+    PING,
     PONG,
     TEXT,
     Driver,
+    Peer,
     Wire,
     World,
     chat,
@@ -42,6 +45,17 @@ async def stall(world: World, user: str = "sloth") -> object:
 def blocked(world: World) -> int:
     """How many connections have something waiting to be written."""
     return sum(connection.is_blocked for connection in world.server._service.connections)
+
+
+def most_held(world: World) -> int:
+    """The most bytes that any connection keeps for writing."""
+    most = 0
+    for connection in world.server._service.connections:
+        held: list[Any] = [getattr(connection, "_rest", None) or b""]
+        held += getattr(connection, "_behind", None) or []
+        held += getattr(connection, "_pending", [])
+        most = max(most, sum(map(len, held)))
+    return most
 
 
 async def test_who_never_reads_is_evicted_once_and_nobody_waits_for_it(driver: Driver) -> None:
@@ -104,11 +118,77 @@ async def test_a_slow_members_memory_is_one_chunk(driver: Driver) -> None:
                 await turn(8)
         await turn(30)
         assert blocked(world) == 5
-        for connection in world.server._service.connections:
-            rest = getattr(connection, "_rest", None)
-            assert rest is None or len(rest) <= 10_000
-            assert not getattr(connection, "_behind", None)
-            assert not getattr(connection, "_pending", None)
+        assert most_held(world) <= 10_000
+
+
+async def lag_behind(world: World, messages: int) -> Peer:
+    """A member that is blocked and has so many messages of 400 bytes to come."""
+    sloth = await world.join("sloth", receive_buffer_bytes=4096)
+    for number in range(messages):
+        world.runtime.publish("lobby", f"{number:0400}")
+    await until(lambda: blocked(world) == 1)
+    await turn()
+    return sloth
+
+
+LAGGING = Limits(send_buffer_bytes=4096, lag_messages=1e9, chunk_bytes=3000)
+
+
+@pytest.mark.parametrize("order", ["kick", "close_room", "drain"])
+async def test_a_blocked_member_that_must_go_gets_the_rest_as_it_reads(driver: Driver, order: str) -> None:
+    async with serving(driver, limits=LAGGING) as world:
+        sloth = await lag_behind(world, 200)
+        async with anyio.create_task_group() as tasks:
+            if order == "kick":
+                world.runtime.kick("sloth")
+            elif order == "close_room":
+                world.runtime.close_room("lobby")
+            else:
+                tasks.start_soon(world.runtime.drain)
+            await turn()
+            assert most_held(world) <= 3000
+            for number in range(200):
+                assert await sloth.receive() == chat("", f"{number:0400}")
+                assert most_held(world) <= 3000
+            ends = {"kick": (1008, "kicked"), "close_room": (1008, "room_closed"), "drain": (1012, "draining")}
+            assert await sloth.closed() == ends[order]
+        await until(lambda: world.is_quiet)
+
+
+async def test_a_stopping_server_gives_blocked_members_the_rest_as_they_read(driver: Driver) -> None:
+    """... and neither hears that the other goes."""
+    async with anyio.create_task_group() as tasks, serving(driver, limits=LAGGING) as world:
+        slow = [await world.join(user, receive_buffer_bytes=4096) for user in ("ann", "bob")]
+        for number in range(200):
+            world.runtime.publish("lobby", f"{number:0400}")
+        await until(lambda: blocked(world) == 2)
+        await turn()
+        world.peers.clear()  # they stay open while the server ends
+
+        async def read() -> None:
+            await until(lambda: all(c.phase is Phase.CLOSING for c in world.server._service.connections))
+            assert most_held(world) <= 3000
+            for peer in slow:
+                wires = await peer.receive_until(chat("", f"{199:0400}"))
+                assert wires[-200:] == [chat("", f"{number:0400}") for number in range(200)]
+                assert await peer.closed() == (1012, "draining")
+
+        tasks.start_soon(read)
+
+
+async def test_a_kicked_member_that_closes_before_it_has_all_is_answered_at_once(driver: Driver) -> None:
+    async with serving(driver, limits=LAGGING) as world:
+        sloth = await lag_behind(world, 200)
+        world.runtime.kick("sloth")
+        await turn()
+        await sloth.send(close(1000))
+        await until(lambda: all(c.phase is Phase.ENDING for c in world.server._service.connections))
+        received = 0
+        while (got := await sloth.frame()).opcode == TEXT:
+            received += 1
+        assert close_of(got) == (1008, "kicked")
+        assert received < 100
+        assert await sloth.end() == b""
 
 
 async def test_a_burst_of_the_programs_evicts_no_healthy_reader(driver: Driver) -> None:
@@ -168,6 +248,19 @@ async def test_a_byte_a_second_is_no_progress(driver: Driver) -> None:
                 break
         assert await ann.receive() == left("sloth")
         assert world.runtime.statistics().evictions == {"slow_consumer": 1}
+
+
+async def test_a_slow_reader_that_makes_progress_stays(driver: Driver) -> None:
+    """Row 55: some kilobytes in ten seconds, of a chunk that takes it minutes."""
+    limits = Limits(send_buffer_bytes=4096, lag_messages=1e9, lag_bytes=1e9, chunk_bytes=1e6)
+    async with serving(driver, limits=limits) as world:
+        sloth = await lag_behind(world, 500)
+        for _ in range(5):
+            await sloth.receive_exactly(20_000)
+            await turn(8)
+            world.clock.advance(9)
+            await turn(8)
+        assert world.runtime.members("lobby") == ("sloth",)
 
 
 async def test_who_reads_again_in_time_gets_everything_in_order(driver: Driver) -> None:
@@ -276,23 +369,9 @@ async def test_join_and_leave_spam_ends_with_nothing(driver: Driver) -> None:
         assert world.runtime.members("lobby") == ("ann",)
 
 
-async def test_connections_of_one_address_are_capped_at_the_door(driver: Driver) -> None:
-    """Row 59."""
+async def test_connections_of_one_address_are_capped(driver: Driver) -> None:
+    """Row 59: it is told, and may still ask how the server is."""
     async with serving(driver, limits=Limits(connections_per_address=3)) as world:
-        peers = [await world.join(f"user{number}") for number in range(3)]
-        peer = world.connect()
-        response = await peer.response()
-        assert (response.status, response.headers["retry-after"]) == (503, "5")
-        assert await peer.end() == b""
-        peers[0].disconnect()
-        await until(lambda: world.server.connections == 2)
-        await world.join("more")
-
-
-async def test_connections_behind_a_trusted_proxy_are_capped_at_the_request(driver: Driver) -> None:
-    """Row 59: all of them have one address at the door."""
-    limits = Limits(connections_per_address=3)
-    async with serving(driver, limits=limits, trusted_proxies=["127.0.0.0/8"]) as world:
         peers = [await world.join(f"user{number}") for number in range(3)]
         response = await world.refused(request("/ws/lobby?username=more"))
         assert (response.status, response.headers["retry-after"]) == (503, "5")
@@ -300,6 +379,16 @@ async def test_connections_behind_a_trusted_proxy_are_capped_at_the_request(driv
         peers[0].disconnect()
         await until(lambda: world.server.connections == 2)
         await world.join("more")
+
+
+async def test_a_trusted_proxy_is_not_capped_at_the_door(driver: Driver) -> None:
+    """Row 59: all its clients have one address there."""
+    limits = Limits(connections_per_address=1)
+    async with serving(driver, limits=limits, trusted_proxies=["127.0.0.0/8"]) as world:
+        for number in range(4):
+            await world.open(f"user{number}", lines=[f"X-Forwarded-For: 192.0.2.{number}"])
+        response = await world.refused(request("/ws/lobby?username=more", lines=["X-Forwarded-For: 192.0.2.0"]))
+        assert (response.status, response.headers["retry-after"]) == (503, "5")
 
 
 async def test_connections_in_all_are_capped(driver: Driver) -> None:
@@ -321,7 +410,7 @@ async def test_sockets_in_all_are_capped_at_twice_the_connections(driver: Driver
 
 
 async def test_who_was_answered_and_does_not_go_counts_at_the_door(driver: Driver) -> None:
-    async with serving(driver, limits=Limits(connections_per_address=2)) as world:
+    async with serving(driver, limits=Limits(connections_per_address=1)) as world:
         for _ in range(2):
             peer = world.connect()
             await peer.send(b"nonsense\r\n\r\n")
@@ -338,19 +427,19 @@ async def test_who_was_answered_and_does_not_go_counts_at_the_door(driver: Drive
 
 @pytest.mark.parametrize("trusted", [(), ("10.0.0.0/8",)], ids=["no proxy", "other proxy"])
 async def test_a_flood_of_silent_connections_is_refused_at_the_door(driver: Driver, trusted: Sequence[str]) -> None:
-    """Row 59."""
-    limits = Limits(connections_per_address=3)
+    """Row 59: twice as many sockets as connections, then 503 before anything is allocated."""
+    limits = Limits(connections_per_address=2)
     async with serving(driver, limits=limits, trusted_proxies=trusted) as world:
-        silent = [world.connect() for _ in range(3)]
-        await until(lambda: world.server.connections == 3)
+        silent = [world.connect() for _ in range(4)]
+        await until(lambda: world.server.connections == 4)
         peer = world.connect()
         response = await peer.response()
         assert (response.status, response.headers["retry-after"]) == (503, "5")
         assert await peer.end() == b""
-        assert world.server.connections == 3
+        assert world.server.connections == 4
         # Each that goes makes room; the time of the others ends too.
         silent[0].disconnect()
-        await until(lambda: world.server.connections == 2)
+        await until(lambda: world.server.connections == 3)
         await world.join("ann")
         world.clock.advance(10.1)
         for other in silent[1:]:
@@ -410,6 +499,25 @@ async def test_a_read_full_of_pongs_is_heard_once(driver: Driver, monkeypatch: p
         await ann.send(frame(PONG) * 100 + text("hi"))
         assert await ann.receive() == chat("ann", "hi")
         assert times == 1
+
+
+async def test_a_ping_flood_is_stopped_within_one_read(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 33: however much of it has come in."""
+    pings = 0
+
+    class Counting(frames.Ping):
+        def __init__(self, payload: bytes) -> None:
+            nonlocal pings
+            pings += 1
+            super().__init__(payload)
+
+    async with serving(driver) as world:
+        ann, bob = await world.room_of("ann", "bob")
+        monkeypatch.setattr(frames, "Ping", Counting)
+        await bob.send(frame(PING) * 20_000)
+        assert await bob.closed() == (1008, "rate_limited")
+        assert 250 < pings <= reactor.READ_BYTES // 6 + 1
+        assert await ann.receive() == left("bob")
 
 
 async def test_many_ready_sockets_do_not_keep_other_tasks_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,10 @@
 """The hub behind WebSocket connections: what a connection's facts mean to a ``Runtime``."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from roomhub.core.codec import Chunk, Lane, PlainCodec
+from roomhub.core.commands import Dismiss
 from roomhub.core.errors import RATE_LIMITED, CloseReason
 from roomhub.core.events import Blocked, Connected, Disconnected, Heard, Received, Writable
 from roomhub.core.rates import Rate
@@ -83,6 +85,9 @@ class ChatApplication:
             return RATE_LIMITED
         connection.ping_due_s = due
         return None
+
+    def dismiss(self, connections: Sequence[Connection], reason: CloseReason) -> None:
+        self._runtime.submit(Dismiss(connections, reason))
 
     def blocked(self, connection: Connection) -> None:
         self._runtime.submit(Blocked(connection))

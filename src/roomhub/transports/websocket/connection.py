@@ -10,7 +10,7 @@ A driver subclasses ``Connection`` and gives it four things: ``send``, ``finish`
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias
 
@@ -80,10 +80,16 @@ class Application(Protocol):
 
     def received(self, connection: "Connection", message: str | bytes) -> None: ...
 
-    def heard(self, connection: "Connection") -> None: ...
+    def heard(self, connection: "Connection") -> None:
+        """Something came in that is no message: a sign of life."""
+        ...
 
     def pinged(self, connection: "Connection") -> CloseReason | None:
-        """A ping came in; a reason closes the connection."""
+        """A ping came in: a sign of life too. A reason closes the connection."""
+        ...
+
+    def dismiss(self, connections: "Sequence[Connection]", reason: CloseReason) -> None:
+        """The server stops: ``Connection.close`` each of them, which are open."""
         ...
 
     def blocked(self, connection: "Connection") -> None: ...
@@ -140,17 +146,17 @@ class Service:
         self._end = anyio.Event()
 
     def admission(self, peer: str) -> Reply | None:
-        """At accept, before anything is allocated: None, or the 503 for an address that has its sockets already.
+        """At accept, before anything is allocated: None, or the 503 for a flood.
 
-        All sockets count, those that were answered and do not go too. Behind a trusted proxy all come from one
-        address, so there only the request tells, later. Of ``limits.connections`` there may be twice as many sockets:
-        room for those who come and go, and for ``/health``.
+        Connections are counted at the request (``Application.refusal``), where a proxy's client is known and the
+        answer can be read. Here all sockets count, those that were answered and do not go too, and there may be twice
+        as many: room for those who come and go, and for ``/health``. Who is refused here may see a reset instead.
         """
         if self._sockets >= self.limits.connections * 2:
             fault = "too many connections"
         elif (
             peer
-            and self.live[peer] >= self.limits.connections_per_address
+            and self.live[peer] >= self.limits.connections_per_address * 2
             and not is_trusted(peer, self.policy.trusted_proxies)
         ):
             fault = "too many connections from this address"
@@ -204,6 +210,7 @@ class Connection(ABC):
 
     __slots__ = (
         "__weakref__",
+        "_farewell",
         "_is_app_open",
         "_lane",
         "_pongs",
@@ -219,6 +226,7 @@ class Connection(ABC):
         self.phase: Phase = Phase.HANDSHAKE
         self.ping_due_s: float = 0.0
         self.peer: str = peer
+        self._farewell: bytes | None = None  # the close frame, while there is something to pull before it
         self._is_app_open = False
         self._lane: Lane | None = None
         self._pongs = 0
@@ -326,11 +334,16 @@ class Connection(ABC):
         self._lane = lane
 
     def close(self, reason: CloseReason) -> None:
-        """Write what is left, then the close frame; the peer has ``close_timeout_s`` to answer it."""
+        """Write what is left to pull, as the peer takes it, then the close frame.
+
+        For all of that and its answer the peer has ``close_timeout_s``.
+        """
         if self.phase is not Phase.OPEN:
             return
-        self.write_out()
-        self._send_close(reason.code if self.lane.v1 else reason.plain_code, reason.name)
+        code = reason.code if self._lane is not None and self._lane.v1 else reason.plain_code
+        self._farewell = close_frame(code, reason.name)
+        self._begin_close()
+        self.notify()
 
     def probe(self) -> None:
         if self.phase is Phase.OPEN:
@@ -397,20 +410,18 @@ class Connection(ABC):
         self._send_close(code, reason)
         self._end()
 
-    def write_out(self) -> None:
-        """Write, or keep for writing, all that there is for an open connection now."""
-        while self.phase is Phase.OPEN and (chunk := self.service.application.pull(self)):
+    def next_chunk(self) -> bytes:
+        """What a driver writes next when nothing waits: what there is to pull, then a close frame; b"" for nothing."""
+        if self.phase is Phase.OPEN or self._farewell is not None:
+            chunk = self.service.application.pull(self)
             assert isinstance(chunk, bytes)
-            self.send(chunk)
-
-    def leave(self, reason: CloseReason) -> None:
-        """The server stops: end this connection whatever its phase."""
-        if self.phase is Phase.OPEN:
-            plain = self._lane is None or not self._lane.v1
-            self._depart()
-            self._send_close(reason.plain_code if plain else reason.code, reason.name)
-        elif self.phase is Phase.HANDSHAKE:
-            self.cut()
+            if chunk:
+                return chunk
+        farewell = self._farewell
+        if farewell is None:
+            return b""
+        self._farewell = None
+        return farewell
 
     def _shake(self, data: bytes) -> None:
         handshake = self._reader
@@ -461,14 +472,21 @@ class Connection(ABC):
             self.service.application.closed(self)
 
     def _send_close(self, code: int | None, reason: str) -> None:
+        self._begin_close()
+        self.send(close_frame(code, reason))
+
+    def _begin_close(self) -> None:
         self.phase = Phase.CLOSING
         self.service.deadlines.cancel("message", self)
-        self.send(close_frame(code, reason))
         self.service.arm("close", self)
 
     def _end(self) -> None:
         if self.phase is not Phase.GONE:
             self.phase = Phase.ENDING
+            if self._farewell is not None:
+                # The peer says farewell before it has all: it is answered now (RFC 6455 section 5.5.1).
+                farewell, self._farewell = self._farewell, None
+                self.send(farewell)
             # A peer that answered our close has no further time for its end.
             if not self.service.deadlines.is_armed("close", self):
                 self.service.arm("close", self)

@@ -2,8 +2,8 @@
 
 Reading has two ways that give the same items for every byte stream, however it is cut:
 
-- directly: whole masked text frames, unfragmented, no RSV bit, while nothing is half read. That is
-  nearly every message of a chat, and it costs about 1 µs.
+- directly: whole masked text, ping and pong frames, unfragmented, no RSV bit, while nothing is half
+  read. That is nearly every frame of a chat, and it costs about 1 µs.
 - through `assembly.py` and wsproto, for everything else. An `Assembly` exists only while a frame or a
   message is unfinished, so a reader at rest is one small object.
 
@@ -52,6 +52,8 @@ __all__ = [
 ]
 
 _TEXT_FIN = 0x80 | Opcode.TEXT
+_PING_FIN = 0x80 | Opcode.PING
+_PONG_FIN = 0x80 | Opcode.PONG
 _MASKED = 0x80
 _MASK_BYTES = 4
 _SHORT_BYTES = 125  # the longest payload whose length stands in the second byte, section 5.2
@@ -116,20 +118,30 @@ class FrameReader:
         if self._assembly is not None:
             at = self._read_carefully(data, at, items, until_idle=True)
         if self._direct:
-            at = self._read_texts(data, at, items)
+            at = self._read_directly(data, at, items)
         # What stopped the direct reading takes the rest of the read with it: changing over for each
-        # frame would let a peer that alternates pings and texts make us copy the rest every time.
+        # frame would let a peer that alternates fragments and texts make us copy the rest every time.
         if self._direct and at < len(data):
             self._read_carefully(data, at, items, until_idle=False)
         return items
 
-    def _read_texts(self, data: bytes, at: int, items: list[Item]) -> int:
-        """Read whole text frames from `at` on; return where the first of another kind starts."""
+    def _read_directly(self, data: bytes, at: int, items: list[Item]) -> int:
+        """Read whole text, ping and pong frames from `at` on; return where another kind starts."""
         end = len(data)
         message_bytes = self._limits.message_bytes
-        while end - at >= 6 and data[at] == _TEXT_FIN:
+        while end - at >= 6:
+            first = data[at]
             length = data[at + 1] - _MASKED
             mask_at = at + 2
+            if first != _TEXT_FIN:
+                if first not in (_PING_FIN, _PONG_FIN):
+                    break
+                start = mask_at + _MASK_BYTES
+                if not 0 <= length <= _SHORT_BYTES or start + length > end:
+                    break
+                at = start + length
+                items.append(PONG if first == _PONG_FIN else Ping(bytes(_unmask(data[start:at], data[mask_at:start]))))
+                continue
             if length == 126:
                 length = int.from_bytes(data[mask_at : mask_at + 2], "big")
                 mask_at += 2

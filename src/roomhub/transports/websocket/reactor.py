@@ -24,7 +24,8 @@ __all__ = ["Reactor", "ReactorConnection", "is_available"]
 
 _log = logging.getLogger("roomhub")
 
-READ_BYTES: Final = 65_536
+READ_BYTES: Final = 16_384
+"""What one read takes at most. With more, one peer's small frames would keep the others waiting for tens of ms."""
 ACCEPTS_A_TICK: Final = 16
 YIELD_AFTER_S: Final = 0.002
 """So long a reactor may work before other tasks of the event loop get their turn."""
@@ -89,9 +90,8 @@ class ReactorConnection(Connection):
         self.write(data)
 
     def notify(self) -> None:
-        pull = self.service.application.pull
-        while self._rest is None and not self._is_broken and self.phase is Phase.OPEN:
-            chunk = pull(self)
+        while self._rest is None and not self._is_broken:
+            chunk = self.next_chunk()
             if not chunk:
                 return
             self.write(chunk)
@@ -158,6 +158,8 @@ class ReactorConnection(Connection):
             self._end_writing()
         elif self.phase is Phase.OPEN:
             self.service.application.writable(self)
+        else:
+            self.notify()
 
     def finish(self) -> None:
         self._is_last = True

@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Literal, TypeAlias
 
 import anyio
-from anyio.abc import ByteStream, SocketListener, SocketStream
+from anyio.abc import ByteStream, SocketStream
 from anyio.streams.tls import TLSStream
 
 from roomhub.core.errors import DRAINING
@@ -197,7 +197,7 @@ async def serve_application(
         with driving:
             await reactor.run()
 
-    async def drive_streams(listeners: Sequence[SocketListener], accepting: anyio.CancelScope) -> None:
+    async def drive_streams(listeners: Sequence[socket.socket], accepting: anyio.CancelScope) -> None:
         with driving:
             async with anyio.create_task_group() as accepts:
                 for listener in listeners:
@@ -211,10 +211,9 @@ async def serve_application(
                 stop_listening = reactor.stop_listening
                 tasks.start_soon(drive_reactor, reactor, name="roomhub reactor")
             else:
-                listeners = [await SocketListener.from_socket(sock) for sock in sockets]
                 accepting = anyio.CancelScope()
                 stop_listening = accepting.cancel
-                tasks.start_soon(drive_streams, listeners, accepting, name="roomhub streams")
+                tasks.start_soon(drive_streams, sockets, accepting, name="roomhub streams")
             try:
                 yield server
             except Exception as error:
@@ -237,12 +236,12 @@ async def serve_application(
 
 
 async def _say_goodbye(runtime: Runtime, service: Service) -> None:
-    # All get what was said until now before the first of them leaves, so nobody hears of the others' leaving.
-    leaving = list(service.connections)
-    for connection in leaving:
-        connection.write_out()
-    for connection in leaving:
-        connection.leave(DRAINING)
+    service.application.dismiss(
+        [connection for connection in service.connections if connection.phase is Phase.OPEN], DRAINING
+    )
+    for connection in list(service.connections):
+        if connection.phase is Phase.HANDSHAKE:
+            connection.cut()
     if not service.connections:
         return
     deadline = runtime.clock.now() + service.limits.close_timeout_s
@@ -260,9 +259,16 @@ async def _say_goodbye(runtime: Runtime, service: Service) -> None:
 
 
 async def _accept_forever(
-    service: Service, listener: SocketListener, tls: ssl.SSLContext | None, accepting: anyio.CancelScope
+    service: Service, listener: socket.socket, tls: ssl.SSLContext | None, accepting: anyio.CancelScope
 ) -> None:
-    async def handle(stream: SocketStream) -> None:
+    async def handle(sock: socket.socket) -> None:
+        try:
+            stream = await SocketStream.from_socket(sock)
+        except BaseException as error:
+            sock.close()
+            if isinstance(error, OSError | ValueError):
+                return  # reset already
+            raise
         try:
             if tls is None:
                 await serve_stream(service, stream, secure=False)
@@ -281,18 +287,19 @@ async def _accept_forever(
             await anyio.aclose_forcefully(stream)
 
     # The listener closes before the connections end: nobody shall wait in its queue for a server that is leaving.
-    async with anyio.create_task_group() as connections, listener:
-        with accepting:
+    async with anyio.create_task_group() as connections:
+        with accepting, listener:
             while True:
+                # Not a listener of anyio's: on asyncio a connection that comes as its accept is cancelled is lost.
+                await anyio.wait_readable(listener)
                 try:
-                    stream = await listener.accept()
-                except (OSError, anyio.BrokenResourceError) as error:
-                    # On trio, anyio wraps what the system said.
-                    cause = error if isinstance(error, OSError) else error.__cause__
-                    is_out = isinstance(cause, OSError) and cause.errno in OUT_OF_DESCRIPTORS
-                    await anyio.sleep(0.1 if is_out else 0)
+                    sock, _ = listener.accept()
+                except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                     continue
-                connections.start_soon(handle, stream, name="roomhub connection")
+                except OSError as error:
+                    await anyio.sleep(0.1 if error.errno in OUT_OF_DESCRIPTORS else 0)
+                    continue
+                connections.start_soon(handle, sock, name="roomhub connection")
 
 
 class _TLSOpening:

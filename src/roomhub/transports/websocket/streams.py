@@ -3,10 +3,11 @@
 import ipaddress
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import anyio
-from anyio.abc import ByteStream, ObjectStream, SocketAttribute, TaskGroup
+from anyio.abc import ByteStream, SocketAttribute, TaskGroup
 from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSStream
 
@@ -15,6 +16,8 @@ from roomhub.transports.websocket.reactor import READ_BYTES, prepare_socket
 
 __all__ = ["StreamConnection", "serve_stream"]
 
+WRITE_BYTES: Final = 16_384
+"""What one write hands to the stream at most: a slow peer makes progress with each."""
 PATIENCE_TURNS: Final = 4
 """A write that is still under way after so many turns of the event loop is stuck. A healthy one ends within two, but
 nothing tells a stream's user whether its socket refused."""
@@ -34,6 +37,7 @@ class StreamConnection(Connection):
         "_is_sending",
         "_is_watched",
         "_pending",
+        "_reading",
         "_scope",
         "_stream",
         "_tasks",
@@ -55,11 +59,12 @@ class StreamConnection(Connection):
         self._writes = 0
         self._tasks: TaskGroup | None = None
         self._scope = anyio.CancelScope()
+        self._reading = anyio.CancelScope()
         super().__init__(service, peer, secure=secure)
 
     @property
     def is_blocked(self) -> bool:
-        return not self._is_broken and (self._is_sending or bool(self._pending))
+        return not self._is_broken and (self._is_sending or bool(self._pending) or self._farewell is not None)
 
     def send(self, data: bytes) -> None:
         if not self._is_broken:
@@ -98,7 +103,10 @@ class StreamConnection(Connection):
                 async with anyio.create_task_group() as self._tasks:
                     tasks = self._tasks
                     tasks.start_soon(self._write_forever)
-                    await self._read_forever()
+                    with self._reading:
+                        await self._read_forever()
+                    if self._reading.cancelled_caught:
+                        await self._end_tls()
                     tasks.cancel_scope.cancel()
         finally:
             self._tasks = None
@@ -142,15 +150,12 @@ class StreamConnection(Connection):
     async def _write_forever(self) -> None:
         application = self.service.application
         while self.phase is not Phase.GONE:
-            data = b""
             if self._pending:
                 data = b"".join(self._pending)
                 self._pending.clear()
                 self.pongs_taken()
-            if not data and self.phase is Phase.OPEN:
-                chunk = application.pull(self)
-                assert isinstance(chunk, bytes)
-                data = chunk
+            else:
+                data = self.next_chunk()
             if not data:
                 if self._drained is not None:
                     self._drained.set()
@@ -160,11 +165,8 @@ class StreamConnection(Connection):
                 await self._wake.wait()
                 self._wake = anyio.Event()
                 continue
-            self._is_sending = True
-            self._writes += 1
-            self.service.arm("write", self)
             try:
-                await self._stream.send(data)
+                await self._send(data)
             except STREAM_ERRORS:
                 # Not the end: the peer's last words may still come. Reading finds the end.
                 self._is_broken = True
@@ -175,28 +177,48 @@ class StreamConnection(Connection):
                 if self._is_deaf:
                     self.cut()
                 return
-            self._is_sending = False
-            self.service.deadlines.cancel("write", self)
             if self._is_blocked:
                 self._is_blocked = False
                 if self.phase is Phase.OPEN:
                     application.writable(self)
 
+    async def _send(self, data: bytes) -> None:
+        self._is_sending = True
+        for at in range(0, len(data), WRITE_BYTES):
+            if at and self._is_blocked and self.phase is Phase.OPEN:
+                self.service.application.blocked(self)  # again, which says that something went out
+            self._writes += 1
+            self.service.arm("write", self)
+            await self._stream.send(data[at : at + WRITE_BYTES])
+        self._is_sending = False
+        self.service.deadlines.cancel("write", self)
+
     async def _end_writing(self) -> None:
-        if self._is_deaf:
+        if isinstance(self._stream, TLSStream):
+            self._reading.cancel()  # which goes on with _end_tls: only one task may read
+        elif self._is_deaf:
             self.cut()  # both sides have said all
-            return
-        stream: ByteStream | ObjectStream[bytes] = self._stream
-        if isinstance(stream, TLSStream):
-            # TLS has no half-closed connection, TCP below it has. Closing now, with something of the peer's unread,
-            # would be a reset, which can take our last words with it.
-            stream = stream.transport_stream
-        try:
-            await stream.send_eof()
-        except STREAM_ERRORS:
-            pass
-        except NotImplementedError:
-            self.cut()
+        else:
+            try:
+                await self._stream.send_eof()
+            except STREAM_ERRORS:
+                pass
+            except NotImplementedError:
+                self.cut()
+
+    async def _end_tls(self) -> None:
+        """Say close_notify (RFC 8446 section 6.1), end the TCP stream, and wait for the peer's end.
+
+        Closing with something of the peer's unread would be a reset, which can take our last words with it.
+        """
+        assert isinstance(self._stream, TLSStream)
+        transport = self._stream.transport_stream
+        with suppress(*STREAM_ERRORS):  # also if the peer goes on talking: then its close_notify is not waited for
+            await self._stream.unwrap()
+        with suppress(*STREAM_ERRORS):
+            await transport.send_eof()
+            while True:
+                await transport.receive()
 
 
 def peer_address(service: Service, stream: ByteStream) -> str:

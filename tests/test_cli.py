@@ -275,7 +275,7 @@ def test_without_those_flags() -> None:
             assert ann.protocol.extensions == []
             assert fetch(f"http://127.0.0.1:{serving.port}/metrics")[0] == 200
         assert "Using selector" not in serving.end()
-    with Serving("--port", "0", "--set", "connections=1") as serving, serving.connect():
+    with Serving("--port", "0", "--set", "connections_per_address=1") as serving, serving.connect():
         assert refusal(serving, additional_headers={"X-Forwarded-For": "10.0.0.2"}) == 503
 
 
@@ -289,6 +289,20 @@ def test_a_unix_socket(tmp_path: Path, backend: str) -> None:
             assert "ann" in str(ann.recv(10))
         serving.end()
     assert not path.exists()
+
+
+def test_a_proxy_at_a_unix_socket_is_believed(tmp_path: Path) -> None:
+    path = str(tmp_path / "chat.sock")
+    flags = ("--trusted-proxy", "127.0.0.1/32", "--set", "connections_per_address=1")
+    with Serving("--uds", path, *flags) as serving, ExitStack() as stack:
+        for address in ("10.0.0.1", "10.0.0.2"):
+            headers = {"X-Forwarded-For": address}
+            url = "ws://localhost/ws/lobby?username=ann"
+            stack.enter_context(unix_connect(path, url, additional_headers=headers, open_timeout=10, close_timeout=2))
+        with pytest.raises(InvalidStatus) as caught:
+            unix_connect(path, url, additional_headers=headers, open_timeout=10)
+        assert caught.value.response.status_code == 503
+        serving.end()
 
 
 class Certificate:

@@ -767,7 +767,7 @@ async def test_what_waits_for_the_next_flush_keeps_its_order_and_is_done_also_wh
         with connect(runtime, "ann", "lobby") as ann:
             runtime.publish("lobby", "0")
             await settle()
-            assert [said for said in chats(ann)] == [f": {number}" for number in range(1_001)]
+            assert list(chats(ann)) == [f": {number}" for number in range(1_001)]
             assert ann.closed == errors.ROOM_CLOSED
 
 
@@ -1428,3 +1428,23 @@ async def test_a_storm_of_joins_and_leaves_that_races_the_stop_ends_with_nothing
     assert runtime.statistics().connections == runtime.statistics().members == 0
     assert runtime.hub.next_deadline() == math.inf
     assert tasks_now() == before
+
+
+async def test_who_waits_for_a_flush_goes_on_after_it_and_at_the_end() -> None:
+    went_on = 0
+
+    async def wait() -> None:
+        nonlocal went_on
+        await runtime.flushed()
+        went_on += 1
+
+    async with anyio.create_task_group() as tasks, Runtime(clock=ManualClock()) as runtime:
+        for _ in range(3):
+            tasks.start_soon(wait)
+        await settle()
+        assert went_on == 3
+        runtime.flush = lambda budget_s=0.0: True  # type: ignore[method-assign]
+        tasks.start_soon(wait)
+        await settle()
+        assert went_on == 3
+    assert went_on == 4

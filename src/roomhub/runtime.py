@@ -117,6 +117,7 @@ class Runtime:
         self._later: deque[Event[Client] | Command[Client]] = deque()
         self._flush_wanted = anyio.Event()
         self._flush_holders = 0
+        self._flushed: anyio.Event | None = None
         self._timers: list[_Timers] = []
         self._timer_due = 0.0
         self._empty = anyio.Event()
@@ -191,6 +192,7 @@ class Runtime:
             _log.warning("%d orders of callbacks that answer one another were left undone", len(self._later))
             for order in self._later:
                 _fail(order, RuntimeError("the runtime has stopped"))
+        self._tell_flushed()
 
     # -- what transports call -----------------------------------------------------------------------------------------
 
@@ -281,7 +283,20 @@ class Runtime:
         while self._queue:
             self.submit(self._queue.popleft())
         self.reschedule()
+        self._tell_flushed()
         return hub.is_settled and not self._later
+
+    async def flushed(self) -> None:
+        """Return after the next flush, when a client may no longer be ``is_backlogged``. Also when the runtime ends."""
+        if self._flushed is None:
+            self._flushed = anyio.Event()
+        self._flush_wanted.set()
+        await self._flushed.wait()
+
+    def _tell_flushed(self) -> None:
+        if self._flushed is not None:
+            self._flushed.set()
+            self._flushed = None
 
     # -- what the program calls ---------------------------------------------------------------------------------------
 

@@ -54,7 +54,7 @@ class EchoApplication:
     def frame_limits(self) -> FrameLimits:
         return self._frame_limits
 
-    def refusal(self, address: str) -> str | None:
+    def refusal(self, address: str) -> CloseReason | None:
         return None
 
     def opened(self, connection: Connection, upgrade: Upgrade) -> None:
@@ -93,6 +93,8 @@ class EchoApplication:
 
     def holds_back(self, connection: Connection) -> bool:
         return False
+
+    async def flushed(self) -> None: ...
 
 
 class _Echo:

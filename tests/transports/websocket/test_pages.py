@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from roomhub import Limits
+from roomhub.core.commands import Drain
 from roomhub.core.hub import Statistics
 from roomhub.transports.websocket import Page, Refusal, Request, Route
 from roomhub.transports.websocket.pages import health_page, metrics_page
@@ -40,11 +42,12 @@ def parsed(text: str) -> dict[str, float]:
 
 
 def test_metrics_escape_what_a_label_may_not_hold() -> None:
-    statistics = Statistics(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {'a"b\\c\nd': 3}, {})
-    page = metrics_page(statistics, {503: 2}, {1009: 4})
+    statistics = Statistics(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {'a"b\\c\nd': 3}, {"over_capacity": 2})
+    page = metrics_page(statistics, {"http_400": 2, "over_capacity": 1}, {1009: 4})
     samples = parsed(page.body.decode())
     assert samples['roomhub_evictions_total{reason="a\\"b\\\\c\\nd"}'] == 3
-    assert samples['roomhub_refusals_total{reason="http_503"}'] == 2
+    assert samples['roomhub_refusals_total{reason="http_400"}'] == 2
+    assert samples['roomhub_refusals_total{reason="over_capacity"}'] == 3, "by the hub and before it"
     assert samples['roomhub_evictions_total{reason="close_1009"}'] == 4
 
 
@@ -114,6 +117,22 @@ async def test_metrics_tell_what_happened(driver: Driver) -> None:
 
 
 @pytest.mark.anyio
+async def test_a_connection_for_which_there_is_no_place_counts_by_the_reason(driver: Driver) -> None:
+    async with serving(driver, limits=Limits(connections=1)) as world:
+        ann = await world.join("ann")
+        assert (await world.refused(request("/ws/lobby?username=bob"))).status == 503
+        samples = parsed((await world.get("/metrics")).body.decode())
+        assert samples['roomhub_refusals_total{reason="over_capacity"}'] == 1
+        world.runtime.submit(Drain())
+        assert (await ann.closed())[0] == 1012
+        assert (await world.refused(request("/ws/lobby?username=bob"))).status == 503
+        assert (await world.get("/health")).status == 503
+        samples = parsed((await world.get("/metrics")).body.decode())
+        assert samples['roomhub_refusals_total{reason="draining"}'] == 1
+        assert not any("http_503" in name for name in samples), "what a page says is no refusal"
+
+
+@pytest.mark.anyio
 async def test_metrics_may_have_their_own_port(driver: Driver) -> None:
     from socket import socket
 
@@ -127,6 +146,8 @@ async def test_metrics_may_have_their_own_port(driver: Driver) -> None:
         assert parsed(response.body.decode())["roomhub_members"] == 1
         assert (await world.get("/health", port=port)).status == 200
         assert (await world.get("/ws/lobby?username=ann", port=port)).status == 404
+        samples = parsed((await world.get("/metrics", port=port)).body.decode())
+        assert samples['roomhub_refusals_total{reason="http_404"}'] == 2, "at either port"
     async with serving(driver, metrics=False) as world:
         assert (await world.get("/metrics")).status == 404
 

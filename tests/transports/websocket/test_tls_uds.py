@@ -145,9 +145,9 @@ async def test_tls_and_the_request_share_one_time(server_tls: ssl.SSLContext, cl
             await until(lambda: world.server.connections == 1)
             world.clock.advance(3.9)
             await turn()
-            assert world.server._service.refusals[408] == 0
+            assert world.server._service.refusals["http_408"] == 0
             world.clock.advance(0.2)
-            await until(lambda: world.server._service.refusals[408] == 1)
+            await until(lambda: world.server._service.refusals["http_408"] == 1)
             assert (await in_thread(sock.recv, 65_536)).startswith(b"HTTP/1.1 408 ")
         peer = await in_thread(TLSPeer, world.server.port, client_tls)
         with peer.sock:
@@ -282,8 +282,11 @@ async def test_a_name_with_several_addresses_is_served_at_each_that_is_here(driv
 
 async def test_a_taken_port_is_an_error_and_leaves_nothing(driver: Driver) -> None:
     async with serving(driver) as world:
-        with pytest.raises(OSError, match="in use"):
+        with pytest.raises(OSError, match=f"in use: '127.0.0.1:{world.server.port}'"):
             async with serve(world.runtime, port=world.server.port, driver=driver):
+                pass
+        with pytest.raises(OSError, match=r"'nowhere\.invalid:80'"):
+            async with serve(world.runtime, host="nowhere.invalid", port=80, driver=driver):
                 pass
         with pytest.raises(OSError, match="in use"):
             async with serve(world.runtime, port=0, driver=driver, metrics_port=world.server.port):

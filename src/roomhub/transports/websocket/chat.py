@@ -43,11 +43,8 @@ class ChatApplication:
     def frame_limits(self) -> FrameLimits:
         return self._frame_limits
 
-    def refusal(self, address: str) -> str | None:
-        reason = self._runtime.hub.refusal(address)
-        if reason is None:
-            return None
-        return f"{reason.name}: try again later"
+    def refusal(self, address: str) -> CloseReason | None:
+        return self._runtime.hub.refusal(address)
 
     def opened(self, connection: Connection, upgrade: Upgrade) -> None:
         deflate = upgrade.deflate
@@ -103,3 +100,6 @@ class ChatApplication:
 
     def holds_back(self, connection: Connection) -> bool:
         return self._runtime.hub.is_backlogged(connection)
+
+    async def flushed(self) -> None:
+        await self._runtime.flushed()

@@ -18,7 +18,7 @@ import anyio
 
 from roomhub.core.codec import Chunk, Lane
 from roomhub.core.deadlines import Deadlines
-from roomhub.core.errors import CloseReason
+from roomhub.core.errors import OVER_CAPACITY, CloseReason
 from roomhub.core.limits import Limits
 from roomhub.transports.websocket.frames import (
     PONG,
@@ -72,8 +72,8 @@ class Application(Protocol):
     @property
     def frame_limits(self) -> FrameLimits: ...
 
-    def refusal(self, address: str) -> str | None:
-        """Why a connection from this address is not taken now: the text of a 503. None if it is."""
+    def refusal(self, address: str) -> CloseReason | None:
+        """Why a connection from this address is not taken now, with 503. None if it is."""
         ...
 
     def opened(self, connection: "Connection", upgrade: Upgrade) -> None: ...
@@ -106,12 +106,16 @@ class Application(Protocol):
         """Whether the connection should not be read from now."""
         ...
 
+    async def flushed(self) -> None:
+        """Return when it is time to ask ``holds_back`` again."""
+        ...
+
 
 class Service:
     """What the connections of one server share: the application, the policy, the limits, and the clock's deadlines.
 
     Attributes:
-        refusals: connections answered with an HTTP error, by status.
+        refusals: connections that were not let in, by the reason's name, or ``http_`` and the status they got.
         failures: connections closed for what the peer sent or left unfinished, by close code.
         live: sockets there are, in whatever phase, TLS handshakes included, by the socket's address.
     """
@@ -141,7 +145,7 @@ class Service:
         self.connections: set[Connection] = set()
         self.live: Counter[str] = Counter()
         self._sockets = 0
-        self.refusals: Counter[int] = Counter()
+        self.refusals: Counter[str] = Counter()
         self.failures: Counter[int] = Counter()
         self._end = anyio.Event()
 
@@ -162,7 +166,7 @@ class Service:
             fault = "too many connections from this address"
         else:
             return None
-        self.refusals[503] += 1
+        self.refusals[OVER_CAPACITY.name] += 1
         return unavailable_reply(fault, retry_after_s=RETRY_AFTER_S)
 
     def hold(self, peer: str) -> None:
@@ -309,7 +313,7 @@ class Connection(ABC):
     def timed_out(self, kind: Timer) -> None:
         if kind == "handshake":
             # A peer that said nothing gets nothing: it may not even speak HTTP.
-            self.service.refusals[408] += 1
+            self.service.refusals["http_408"] += 1
             self._reply(timeout_reply())
         elif kind == "message":
             self.fail(1009, "message_timeout")
@@ -435,15 +439,16 @@ class Connection(ABC):
         if outcome is None:
             return
         if isinstance(outcome, Reply):
-            if outcome.status >= 400:
-                self.service.refusals[outcome.status] += 1
+            if outcome.error:
+                self.service.refusals[f"http_{outcome.status}"] += 1
             self._reply(outcome)
             return
         refusal = self.service.application.refusal(outcome.address)
         if refusal is not None:
-            self.service.refusals[503] += 1
-            data = outcome.refuse(503, refusal, (("Retry-After", str(RETRY_AFTER_S)),))
-            self._reply(Reply(503, data, refusal))
+            self.service.refusals[refusal.name] += 1
+            error = f"{refusal.name}: try again later"
+            data = outcome.refuse(503, error, (("Retry-After", str(RETRY_AFTER_S)),))
+            self._reply(Reply(503, data, error))
             return
         self.service.deadlines.cancel("handshake", self)
         self.phase = Phase.OPEN

@@ -1,5 +1,6 @@
 """The HTTP pages beside the chat: health for load balancers, metrics in Prometheus' text format (0.0.4)."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from roomhub.core.statistics import Statistics
@@ -15,13 +16,10 @@ def health_page(*, draining: bool) -> Page:
     return Page(200, "application/json", b'{"status":"ok"}')
 
 
-def metrics_page(
-    statistics: Statistics, http_refusals: Mapping[int, int], failures: Mapping[int, int] | None = None
-) -> Page:
-    """The hub's numbers; the connections refused, by HTTP status, and those that broke a rule, by close code."""
-    refusals = {("reason", reason): count for reason, count in statistics.refusals.items()}
-    for status, count in http_refusals.items():
-        refusals["reason", f"http_{status}"] = count
+def metrics_page(statistics: Statistics, refused: Mapping[str, int], failures: Mapping[int, int] | None = None) -> Page:
+    """The hub's numbers; the connections refused before it, by reason, and those that broke a rule, by close code."""
+    counts_by_reason = Counter(statistics.refusals) + Counter(refused)
+    refusals = {("reason", reason): count for reason, count in counts_by_reason.items()}
     lines: list[str] = []
     for name, kind, help_text, value in (
         ("connections", "gauge", "Connections open now.", statistics.connections),

@@ -138,6 +138,7 @@ async def serve(
             pages=beside_pages,
         )
         beside = Service(application, beside_policy, limits, runtime.clock.now, runtime.reschedule)
+        beside.refusals = service.refusals
         async with serve_application(runtime, beside, host=host, port=metrics_port, driver=chosen):
             yield server
 
@@ -337,7 +338,7 @@ async def secure_stream(
     try:
         with opening.scope:
             return await TLSStream.wrap(stream, server_side=True, ssl_context=tls, standard_compatible=False)
-        service.refusals[408] += 1
+        service.refusals["http_408"] += 1
     except STREAM_ERRORS:  # ssl.SSLError is an OSError
         pass
     finally:
@@ -346,6 +347,14 @@ async def secure_stream(
 
 
 async def _tcp_sockets(host: str, port: int) -> list[socket.socket]:
+    try:
+        return await _listening(host, port)
+    except OSError as error:
+        error.filename = f"{host}:{port}"  # which neither the system nor the resolver names
+        raise
+
+
+async def _listening(host: str, port: int) -> list[socket.socket]:
     found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets: list[socket.socket] = []
     refused: OSError | None = None

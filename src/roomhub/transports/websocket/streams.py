@@ -145,7 +145,7 @@ class StreamConnection(Connection):
                 await self._drained.wait()
                 self._drained = None
             while application.holds_back(self):
-                await checkpoint()
+                await application.flushed()
 
     async def _write_forever(self) -> None:
         application = self.service.application

@@ -421,7 +421,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("serve --set rooms=0", "--set: rooms", "more than 0"),
         ("serve --set rooms=-1", "--set: rooms", "more than 0"),
         ("serve --set rooms=nan", "--set: rooms", "more than 0"),
-        ("serve --set nonsense=1", "--set", "docs/limits.md"),
+        ("serve --set nonsense=1", "--set", "the limits are message_bytes, "),
         ("serve --set lag_mesages=1", "--set", "did you mean lag_messages"),
         ("serve --set ping_interval_s=61", "--set: ping_interval_s", "less than pong_timeout_s"),
     ],

@@ -1448,3 +1448,18 @@ async def test_who_waits_for_a_flush_goes_on_after_it_and_at_the_end() -> None:
         await settle()
         assert went_on == 3
     assert went_on == 4
+
+
+def test_a_callback_that_is_no_function_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"on_join\(room, user\) must be a function, not 'x'"):
+        Runtime(on_join="x")  # type: ignore[arg-type]
+
+
+async def test_an_answer_that_is_no_text_drops_the_message_and_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    hook: Any = len
+    async with Runtime(clock=ManualClock(), rewrite_message=lambda message: hook(message.content)) as runtime:
+        with connect(runtime, "ann", "lobby") as ann:
+            ann.send("seven")
+            await settle()
+            assert chats(ann) == []
+    assert "rewrite_message must return text, or None to drop the message: it returned 5" in caplog.text

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from roomhub.core.message import CHAT, USER_JOINED, Message
 
-__all__ = ["Callbacks", "JoinHook", "MessageHook", "MessageListener", "RoomListener"]
+__all__ = ["Callbacks", "JoinHook", "MessageHook", "MessageListener", "RoomListener", "check_plain_function"]
 
 _log = logging.getLogger("roomhub")
 
@@ -28,7 +28,7 @@ class Callbacks:
         tells, decides_joins, decides_messages: whether there is a callback for it, so that the hub asks for no other.
 
     Raises:
-        TypeError: one is a coroutine function.
+        TypeError: one is no function, or a coroutine function.
     """
 
     __slots__ = (
@@ -51,15 +51,15 @@ class Callbacks:
         allow_join: JoinHook | None,
         rewrite_message: MessageHook | None,
     ) -> None:
-        for name, callback in (
-            ("on_join", on_join),
-            ("on_leave", on_leave),
-            ("on_message", on_message),
-            ("allow_join", allow_join),
-            ("rewrite_message", rewrite_message),
+        for name, parameters, callback in (
+            ("on_join", "room, user", on_join),
+            ("on_leave", "room, user", on_leave),
+            ("on_message", "message", on_message),
+            ("allow_join", "room, username", allow_join),
+            ("rewrite_message", "message", rewrite_message),
         ):
-            if iscoroutinefunction(callback) or iscoroutinefunction(getattr(callback, "__call__", None)):  # noqa: B004
-                raise TypeError(f"{name} must be a plain function, not async: it runs inside the hub's turn")
+            if callback is not None:
+                check_plain_function(f"{name}({parameters})", callback)
         self._on_join = on_join
         self._on_leave = on_leave
         self._on_message = on_message
@@ -85,7 +85,18 @@ class Callbacks:
     def rewritten(self, message: Message) -> str | None:
         """The content to publish; None for a message that shall not be."""
         content = _call("rewrite_message", self._rewrite_message, message)
-        return content if isinstance(content, str) else None
+        if content is None or isinstance(content, str):
+            return content
+        _log.error("rewrite_message must return text, or None to drop the message: it returned %r", content)
+        return None
+
+
+def check_plain_function(name: str, callback: object) -> None:
+    """Raises TypeError for what cannot be called and for a coroutine function, with the name and what it gets."""
+    if not callable(callback):
+        raise TypeError(f"{name} must be a function, not {callback!r}")
+    if iscoroutinefunction(callback) or iscoroutinefunction(getattr(callback, "__call__", None)):  # noqa: B004
+        raise TypeError(f"{name} must be a plain function, not async: nobody waits for it")
 
 
 def _call(name: str, callback: Callable[..., object] | None, *arguments: object) -> object:

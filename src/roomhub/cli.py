@@ -20,7 +20,7 @@ from typing import Final, NoReturn
 
 import anyio
 
-from roomhub.core.limits import Limits
+from roomhub.core.limits import FIELD_NAMES, Limits
 from roomhub.runtime import Runtime
 from roomhub.transports.websocket.server import choose_driver, networks, serve
 
@@ -64,24 +64,57 @@ def _parser() -> argparse.ArgumentParser:
     serve_ = commands.add_parser(
         "serve",
         help="serve chat rooms at /ws/{room}?username=",
-        description="Serve chat rooms at /ws/{room}?username=, with /health and /metrics beside them.",
+        description="Serve chat rooms at /ws/{room}?username=, with /health and /metrics beside them. "
+        "SIGTERM and SIGINT end it cleanly.",
         allow_abbrev=False,
     )
     add = serve_.add_argument
     add("--host", help="address to listen at (default 127.0.0.1)")
     add("--port", type=_port, help="TCP port, 0 for a free one (default 8080)")
-    add("--uds", metavar="PATH", help="listen at a Unix socket instead")
+    add("--uds", metavar="PATH", help="listen at a Unix socket instead of --host and --port")
     add("--tls-cert", metavar="FILE", help="certificate chain in PEM: serve wss")
     add("--tls-key", metavar="FILE", help="its private key in PEM")
-    add("--backend", choices=("asyncio", "trio"), default="asyncio", help="event loop (default asyncio)")
+    add(
+        "--backend",
+        choices=("asyncio", "trio"),
+        default="asyncio",
+        help="event loop (default asyncio); trio needs roomhub[trio]",
+    )
     add("--uvloop", action="store_true", help="asyncio on uvloop (needs roomhub[uvloop])")
-    add("--driver", choices=("reactor", "streams"), help="how sockets are driven (default reactor where it can)")
+    add(
+        "--driver",
+        choices=("reactor", "streams"),
+        help="how sockets are driven: reactor, for plain TCP (default there), or streams, for TLS and Unix sockets too",
+    )
     add("--compression", choices=("off", "on"), default="off", help="permessage-deflate (default off)")
-    add("--allow-origin", action="append", default=[], metavar="ORIGIN", help="allow pages of this origin; * for all")
+    add(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="allow web pages of this origin, such as https://example.org, or * for all; repeatable",
+    )
     add("--require-origin", action="store_true", help="refuse clients that send no Origin")
-    add("--trusted-proxy", action="append", default=[], metavar="CIDR", help="believe its Forwarded, X-Forwarded-*")
-    add("--set", action="append", default=[], metavar="LIMIT=VALUE", help="change a limit; inf lifts it")
-    add("--metrics-port", type=_metrics_port, metavar="PORT", help="serve /metrics there, and not here")
+    add(
+        "--trusted-proxy",
+        action="append",
+        default=[],
+        metavar="CIDR",
+        help="believe the Forwarded and X-Forwarded-* headers of proxies in this network; repeatable",
+    )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="LIMIT=VALUE",
+        help="change a limit, such as message_bytes=4096; inf lifts it; repeatable",
+    )
+    add(
+        "--metrics-port",
+        type=_metrics_port,
+        metavar="PORT",
+        help="serve /metrics on this port of the host, and not beside the chat",
+    )
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default info)")
     return parser
 
@@ -227,7 +260,7 @@ def _limits(assignments: Sequence[str]) -> Limits:
         # A drain ends with closes: to keep its time, none of them may take longer.
         return replace(limits, close_timeout_s=min(limits.close_timeout_s, limits.drain_timeout_s))
     except ValueError as error:
-        hint = "" if "did you mean" in str(error) else "; docs/limits.md has them all"
+        hint = "" if "did you mean" in str(error) else f"; the limits are {', '.join(FIELD_NAMES)}"
         raise UsageError(f"--set: {error}{hint}") from None
 
 

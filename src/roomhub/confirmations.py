@@ -104,7 +104,7 @@ class ThreadCalls:
         # Not anyio.from_thread.run: on asyncio, what comes to a loop in its last moments is never answered.
         with self._lock:
             if self._call_soon is None:
-                raise RuntimeError("the runtime is not running: call inside its 'async with'")
+                raise RuntimeError("the runtime is not running, or no more: call inside its 'async with'")
             self._waiting.append((Publish(room, content, username, ref=confirmation), confirmation))
             self._call_soon(self._wake)
         done.wait()

@@ -361,7 +361,8 @@ class Runtime:
         """Let a connected client join a further room.
 
         Raises:
-            ValueError: a bad room name. KeyError: the client is not connected.
+            ValueError: a bad room name.
+            KeyError: the client is not connected.
         """
         self._check_thread("anyio.from_thread.run_sync")
         self.submit(Enter(client, room))
@@ -379,7 +380,7 @@ class Runtime:
 
     def _check_thread(self, instead: str) -> None:
         if self._thread is None:
-            raise RuntimeError("the runtime is not running: call inside its 'async with'")
+            raise RuntimeError("the runtime is not running, or no more: call inside its 'async with'")
         if threading.get_ident() != self._thread:
             raise RuntimeError(f"called from outside the runtime's event loop: use {instead}")
 

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Self
 
-__all__ = ["Limits"]
+__all__ = ["FIELD_NAMES", "Limits"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +41,6 @@ class Limits:
     """The same in bytes: each message's text and 64 for the rest of it."""
     log_age_s: float = math.inf
     """How many seconds a room keeps a message, by the wall clock; it may go an eighth sooner, never later."""
-    room_linger_s: float = 300
-    """Seconds an empty room keeps its log. For v1 clients, which come in a later version; nothing reads it yet."""
     write_timeout_s: float = 10
     """A blocked client without write progress for so many seconds is slow."""
     ping_interval_s: float = 54
@@ -53,8 +51,6 @@ class Limits:
     """A client whose user sent no message for so many seconds is closed."""
     handshake_timeout_s: float = 10
     """Seconds a connection has for TLS and its whole request; 408, or cut."""
-    hello_timeout_s: float = 10
-    """Seconds from the handshake to ``hello``. For v1 clients, which come in a later version; nothing reads it yet."""
     message_timeout_s: float = 30
     """How many seconds one inbound message may stay unfinished; then 1009."""
     fragments: float = 64
@@ -69,8 +65,6 @@ class Limits:
     """Longest user name, in UTF-8 bytes."""
     room_bytes: float = 64
     """Longest room name, in bytes; a ``room_rule`` of the program's own takes its place."""
-    meta_bytes: float = 2_048
-    """Bytes of a member's metadata. For v1 clients, which come in a later version; nothing reads it yet."""
     message_rate_per_s: float = 50
     """Messages a second that one connection may send in the long run; past it it is closed."""
     message_burst: float = 250
@@ -79,8 +73,6 @@ class Limits:
     """Joins a second of one user at one address in the long run; past it they are refused."""
     join_burst: float = 50
     """How many of them at once."""
-    error_burst: float = 20
-    """Errors a minute one connection may cause. For v1 clients, which come in a later version; nothing reads it yet."""
     rooms_per_client: float = 128
     """How many rooms one connection may be in; further joins are refused."""
     rooms: float = 100_000
@@ -95,22 +87,10 @@ class Limits:
     """How many header lines a request may have; 431."""
     target_bytes: float = 8 * 1024
     """Longest target of a request, in bytes; 414."""
-    typing_interval_s: float = 3
-    """Seconds between a user's ``typing``. For v1 clients, which come in a later version; nothing reads it yet."""
-    typing_timeout_s: float = 6
-    """Seconds until ``typing`` ends by itself. For v1 clients, which come in a later version; nothing reads it yet."""
-    presence_grace_s: float = 10
-    """Seconds a user may be gone unnoticed. For v1 clients, which come in a later version; nothing reads it yet."""
     presence_batch_members: float = 100
     """Rooms with more members than this hear of joins and leaves in batches."""
     presence_interval_s: float = 0.5
     """Seconds between two such batches; plain clients get theirs at twice this interval."""
-    history_page: float = 100
-    """Messages in one reply to ``history``. For v1 clients, which come in a later version; nothing reads it yet."""
-    session_ttl_s: float = 300
-    """Seconds a session can be resumed. For v1 clients, which come in a later version; nothing reads it yet."""
-    key_ttl_s: float = 300
-    """Seconds a message key is remembered. For v1 clients, which come in a later version; nothing reads it yet."""
 
     def __post_init__(self) -> None:
         for name in FIELD_NAMES:
@@ -150,4 +130,4 @@ class Limits:
 
 
 FIELD_NAMES = tuple(field.name for field in dataclasses.fields(Limits))
-_MAY_BE_ZERO = frozenset({"room_linger_s", "presence_grace_s", "presence_interval_s", "session_ttl_s", "key_ttl_s"})
+_MAY_BE_ZERO = frozenset({"presence_interval_s"})

@@ -1,8 +1,10 @@
 """Clients inside the process: for tests, and for a program that wants to sit in its own rooms.
 
-with connect(runtime, "ann", "lobby") as ann:
-    ann.send("hello")
-    print(await ann.receive())
+::
+
+    with connect(runtime, "ann", "lobby") as ann:
+        ann.send("hello")
+        print(await ann.receive())
 """
 
 from collections import deque

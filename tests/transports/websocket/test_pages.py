@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from roomhub import Limits
+from roomhub import Limits, Runtime
 from roomhub.core.commands import Drain
 from roomhub.core.hub import Statistics
-from roomhub.transports.websocket import Page, Refusal, Request, Route
+from roomhub.transports.websocket import Page, Refusal, Request, Route, serve
 from roomhub.transports.websocket.pages import health_page, metrics_page
 from tests.transports.websocket.support import Driver, chat, frame, left, request, roster, serving, text
 
@@ -178,6 +178,8 @@ async def test_a_page_or_route_that_raises_is_a_500_and_the_server_goes_on(
     def route(request: Request) -> Route | Refusal:
         if request.path == "/boom":
             raise RuntimeError("boom")
+        if request.path == "/bug":
+            return "lobby"  # type: ignore[return-value]
         return Route("lobby", "ann")
 
     def page() -> Page:
@@ -193,4 +195,24 @@ async def test_a_page_or_route_that_raises_is_a_500_and_the_server_goes_on(
         assert (await world.refused(request("/boom"))).status == 500
         await ann.send(text("on") + frame(9))
         assert (await ann.frame()).opcode in (1, 10)
-    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+        assert (await world.refused(request("/bug"))).status == 500
+    assert [record.levelname for record in caplog.records] == ["ERROR"] * 3
+    assert "route must return a Route or a Refusal, not 'lobby'" in caplog.text
+
+
+@pytest.mark.anyio
+async def test_a_route_or_page_that_nobody_would_await_is_refused_at_the_start(driver: Driver) -> None:
+    async def route(request: Request) -> Route:
+        return Route("lobby", "ann")
+
+    async def page() -> Page:
+        return Page(200, "text/plain", b"")
+
+    for options, name in (
+        ({"route": route}, r"route\(request\) must be a plain function, not async"),
+        ({"pages": {"/x": page}}, "the page /x must be a plain function, not async"),
+        ({"pages": {"/x": b"hello"}}, "the page /x must be a function, not b'hello'"),
+    ):
+        async with Runtime() as runtime:
+            with pytest.raises(TypeError, match=name):
+                await serve(runtime, port=0, driver=driver, **options).__aenter__()

@@ -183,6 +183,8 @@ class Handshake:
     def _upgrade(self, request: Request, rest: bytes) -> Upgrade | Refusal:
         policy = self._policy
         route = policy.route(request)
+        if not isinstance(route, Route | Refusal):
+            raise TypeError(f"route must return a Route or a Refusal, not {route!r}")
         if isinstance(route, Refusal) and route.status == 404:
             return route
         if request.method != "GET":

@@ -106,7 +106,7 @@ def origin_refusal(request: Request, *, allowed: Collection[str], required: bool
     origin = origins[0]
     if "*" in allowed or origin in allowed or _is_same_host(origin, request.host, secure=secure):
         return None
-    return Refusal(403, "Origin is not allowed: use a page of this host, or have the server allow it")
+    return Refusal(403, "Origin is not allowed: use a page of this host, or allow it (allow_origins, --allow-origin)")
 
 
 def _is_same_host(origin: str, host: str, *, secure: bool) -> bool:

@@ -1,8 +1,10 @@
 """A WebSocket server for a runtime: listening sockets, a driver, and a clean end.
 
-async with Runtime() as runtime, serve(runtime, port=8080) as server:
-    print(server.url)
-    await anyio.sleep_forever()
+::
+
+    async with Runtime() as runtime, serve(runtime, port=8080) as server:
+        print(server.url)
+        await anyio.sleep_forever()
 """
 
 import errno
@@ -20,6 +22,7 @@ import anyio
 from anyio.abc import ByteStream, SocketStream
 from anyio.streams.tls import TLSStream
 
+from roomhub.callbacks import check_plain_function
 from roomhub.core.errors import DRAINING
 from roomhub.runtime import Runtime
 from roomhub.transports.websocket import reactor as reactor_driver
@@ -101,9 +104,14 @@ async def serve(
     Raises:
         OSError: the address cannot be listened at.
         ValueError: settings that exclude each other.
+        TypeError: ``route`` or a page is no plain function.
     """
     chosen = choose_driver(driver, uds=uds is not None, tls=tls is not None)
     limits = runtime.limits
+    if route is not None:
+        check_plain_function("route(request)", route)
+    for path, page in (pages or {}).items():
+        check_plain_function(f"the page {path}", page)
     application = ChatApplication(runtime)
     all_pages: dict[str, Callable[[], Page]] = {"/health": lambda: health_page(draining=runtime.hub.draining)}
 

@@ -1,88 +1,142 @@
-"""What the core alone costs: microseconds a call, and nanoseconds a member and message.
+"""What the pure hub costs, timed by pyperf; no sockets, no clock, no event loop.
 
-    python benchmarks/core.py
+    python -m benchmarks core [options of pyperf's Runner, such as --rigorous]
 
-Compare figures of one run only; machines drift. No sockets: what the kernel takes for each send comes on top.
+``publish`` is the call that puts one message into a room: it must not grow with the members. ``deliver`` is handing it
+to all of them in shared chunks, all that a driver does but the send itself. ``handle`` is a line that a member said.
 """
 
 import math
-import time
 from collections.abc import Callable
+from time import perf_counter
+from typing import Final, Protocol
 
 from roomhub.core.codec import Lane, PlainCodec
 from roomhub.core.commands import Publish
 from roomhub.core.events import Connected, Disconnected, Received, Ticked
 from roomhub.core.hub import Hub
 from roomhub.core.limits import Limits
+from roomhub.runtime import TURN_MEMBERS
 from roomhub.transports.websocket.frames import text_frame
 
-LANE = Lane(PlainCodec(), text_frame, b"".join)  # type: ignore[arg-type]
-LINE = "x" * 64
+LANE: Final = Lane(PlainCodec(), text_frame, b"".join)  # type: ignore[arg-type]  # its frames are bytes
+LINE: Final = "x" * 64
+ROOM: Final = "room"
+LIFTED: Final = Limits(message_rate_per_s=math.inf, join_rate_per_s=math.inf)
+NOW_S: Final = 10.0
+"""Late enough for the roster of a large room, so that none falls into what is timed."""
 
 
-def hub_of(members: int, *, shares: bool) -> Hub[int]:
-    hub: Hub[int] = Hub(epoch="bench", limits=Limits(message_rate_per_s=math.inf))
+class Runner(Protocol):
+    """What is used of ``pyperf.Runner``, so that this module can be imported without pyperf."""
+
+    def bench_time_func(self, name: str, time_func: Callable[[int], float], *, inner_loops: int = 1) -> object:
+        """Times ``time_func``: given a number of loops, it returns the seconds they took."""
+
+
+def hub_of(members: int, *, shares: bool = True) -> Hub[int]:
+    """A hub with one room of so many members, all of whom have everything there is."""
+    hub: Hub[int] = Hub(epoch="bench", limits=LIFTED)
     for client in range(members):
-        hub.handle(Connected(client, LANE, f"u{client}", ("room",), shares=shares), 0.0)
+        hub.handle(Connected(client, LANE, f"u{client}", (ROOM,), shares=shares), 0.0)
     serve(hub)
     return hub
 
 
 def serve(hub: Hub[int]) -> None:
-    hub.handle(Ticked(), 0.0)
-    while hub.share() is not None:
+    """What a driver does at the end of a tick, without writing."""
+    hub.handle(Ticked(), NOW_S)
+    while hub.share(TURN_MEMBERS) is not None:
         pass
     for client in hub.ready():
         while hub.pull(client):
             pass
 
 
-def microseconds(call: Callable[[], object], seconds: float = 0.3) -> float:
-    """The median of five timings, each of as many calls as fit."""
-    calls = 1
-    while True:
-        start = time.perf_counter()
-        for _ in range(calls):
-            call()
-        if time.perf_counter() - start > seconds / 10:
-            break
-        calls *= 2
-    timings: list[float] = []
-    for _ in range(5):
-        start = time.perf_counter()
-        for _ in range(calls):
-            call()
-        timings.append((time.perf_counter() - start) / calls)
-    return sorted(timings)[2] * 1e6
+def timed(
+    before: Callable[[], object], step: Callable[[], object], after: Callable[[], object]
+) -> Callable[[int], float]:
+    """For pyperf: the seconds that so many calls of ``step`` take, and nothing of what is called around each."""
+
+    def loop(loops: int) -> float:
+        total_s = 0.0
+        for _ in range(loops):
+            before()
+            start_s = perf_counter()
+            step()
+            total_s += perf_counter() - start_s
+            after()
+        return total_s
+
+    return loop
+
+
+def nothing() -> None:
+    pass
+
+
+def add_publishing(runner: Runner, members: int) -> None:
+    hub = hub_of(members)
+
+    def publish() -> None:
+        hub.handle(Publish(ROOM, LINE, "u1"), NOW_S)
+
+    def deliver() -> None:
+        serve(hub)
+
+    runner.bench_time_func(f"publish to {members:,}", timed(nothing, publish, deliver))
+    runner.bench_time_func(f"deliver to {members:,}", timed(publish, deliver, nothing))
+
+
+def add_membership(runner: Runner) -> None:
+    hub = hub_of(10)
+
+    def join() -> None:
+        hub.handle(Connected(99, LANE, "late", (ROOM,), shares=True), NOW_S)
+
+    def leave() -> None:
+        hub.handle(Disconnected(99), NOW_S)
+
+    def join_and_serve() -> None:
+        join()
+        serve(hub)
+
+    def leave_and_serve() -> None:
+        leave()
+        serve(hub)
+
+    runner.bench_time_func("join a room of 10", timed(nothing, join, leave_and_serve))
+    runner.bench_time_func("leave a room of 11", timed(join_and_serve, leave, lambda: serve(hub)))
+
+
+def add_messages(runner: Runner) -> None:
+    hub = hub_of(10)
+    handle = timed(nothing, lambda: hub.handle(Received(1, LINE), NOW_S), lambda: serve(hub))
+    runner.bench_time_func("handle a member's line", handle)
+
+    pulled = hub_of(10, shares=False)
+
+    def publish() -> None:
+        pulled.handle(Publish(ROOM, LINE, "u1"), NOW_S)
+
+    def pull() -> None:
+        for client in range(10):
+            pulled.pull(client)
+
+    runner.bench_time_func("pull one chunk", timed(publish, pull, lambda: serve(pulled)), inner_loops=10)
+
+
+def add_all(runner: Runner) -> None:
+    for members in (10, 1_000, 10_000):
+        add_publishing(runner, members)
+    add_membership(runner)
+    add_messages(runner)
 
 
 def main() -> None:
-    print(f"{'':34}{'µs a call':>10}{'ns a member':>13}")
-    for members in (10, 1_000, 10_000):
-        for shares in (True, False):
-            hub = hub_of(members, shares=shares)
+    import pyperf  # type: ignore[import-not-found]  # only in requirements/bench.txt
 
-            def one(hub: Hub[int] = hub) -> None:
-                hub.handle(Publish("room", LINE, "u1"), 1.0)
-                serve(hub)
-
-            took = microseconds(one)
-            how = "shared" if shares else "pulled"
-            print(f"{f'publish to {members:,}, {how}':34}{took:10.1f}{took * 1000 / members:13.0f}")
-    hub = hub_of(10, shares=True)
-
-    def said() -> None:
-        hub.handle(Received(1, LINE), 1.0)
-        serve(hub)
-
-    print(f"{'a line of a client, room of 10':34}{microseconds(said):10.1f}")
-
-    def came_and_went() -> None:
-        hub.handle(Connected(99, LANE, "late", ("room",), shares=True), 1.0)
-        hub.handle(Disconnected(99), 1.0)
-        serve(hub)
-
-    print(f"{'join and leave, room of 10':34}{microseconds(came_and_went):10.1f}")
+    add_all(pyperf.Runner(metadata={"description": "roomhub.core"}))
 
 
 if __name__ == "__main__":

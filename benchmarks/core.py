@@ -8,8 +8,9 @@ to all of them in shared chunks, all that a driver does but the send itself. ``h
 
 import math
 from collections.abc import Callable
+from functools import cache
 from time import perf_counter
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from roomhub.core.codec import Lane, PlainCodec
 from roomhub.core.commands import Publish
@@ -23,6 +24,8 @@ LANE: Final = Lane(PlainCodec(), text_frame, b"".join)  # type: ignore[arg-type]
 LINE: Final = "x" * 64
 ROOM: Final = "room"
 LIFTED: Final = Limits(message_rate_per_s=math.inf, join_rate_per_s=math.inf)
+LATE: Final = -1
+"""The client that comes and goes."""
 NOW_S: Final = 10.0
 """Late enough for the roster of a large room, so that none falls into what is timed."""
 
@@ -34,8 +37,12 @@ class Runner(Protocol):
         """Times ``time_func``: given a number of loops, it returns the seconds they took."""
 
 
+@cache
 def hub_of(members: int, *, shares: bool = True) -> Hub[int]:
-    """A hub with one room of so many members, all of whom have everything there is."""
+    """A hub with one room of so many members, all of whom have everything there is.
+
+    To be called by what is timed: pyperf runs this program anew for each benchmark, and most of those need only one.
+    """
     hub: Hub[int] = Hub(epoch="bench", limits=LIFTED)
     for client in range(members):
         hub.handle(Connected(client, LANE, f"u{client}", (ROOM,), shares=shares), 0.0)
@@ -53,77 +60,82 @@ def serve(hub: Hub[int]) -> None:
             pass
 
 
-def timed(
-    before: Callable[[], object], step: Callable[[], object], after: Callable[[], object]
-) -> Callable[[int], float]:
+Step: TypeAlias = Callable[[Hub[int]], object]
+
+
+def timed(make: Callable[[], Hub[int]], before: Step, step: Step, after: Step) -> Callable[[int], float]:
     """For pyperf: the seconds that so many calls of ``step`` take, and nothing of what is called around each."""
 
     def loop(loops: int) -> float:
+        hub = make()
         total_s = 0.0
         for _ in range(loops):
-            before()
+            before(hub)
             start_s = perf_counter()
-            step()
+            step(hub)
             total_s += perf_counter() - start_s
-            after()
+            after(hub)
         return total_s
 
     return loop
 
 
-def nothing() -> None:
+def nothing(hub: Hub[int]) -> None:
     pass
 
 
+def publish(hub: Hub[int]) -> None:
+    hub.handle(Publish(ROOM, LINE, "u1"), NOW_S)
+
+
+def say(hub: Hub[int]) -> None:
+    hub.handle(Received(1, LINE), NOW_S)
+
+
+def join(hub: Hub[int]) -> None:
+    hub.handle(Connected(LATE, LANE, "late", (ROOM,), shares=True), NOW_S)
+
+
+def leave(hub: Hub[int]) -> None:
+    hub.handle(Disconnected(LATE), NOW_S)
+
+
+def pull(hub: Hub[int]) -> None:
+    for client in range(10):
+        hub.pull(client)
+
+
 def add_publishing(runner: Runner, members: int) -> None:
-    hub = hub_of(members)
+    def make() -> Hub[int]:
+        return hub_of(members)
 
-    def publish() -> None:
-        hub.handle(Publish(ROOM, LINE, "u1"), NOW_S)
-
-    def deliver() -> None:
-        serve(hub)
-
-    runner.bench_time_func(f"publish to {members:,}", timed(nothing, publish, deliver))
-    runner.bench_time_func(f"deliver to {members:,}", timed(publish, deliver, nothing))
+    runner.bench_time_func(f"publish to {members:,}", timed(make, nothing, publish, serve))
+    runner.bench_time_func(f"deliver to {members:,}", timed(make, publish, serve, nothing))
 
 
 def add_membership(runner: Runner) -> None:
-    hub = hub_of(10)
+    def make() -> Hub[int]:
+        return hub_of(10)
 
-    def join() -> None:
-        hub.handle(Connected(99, LANE, "late", (ROOM,), shares=True), NOW_S)
-
-    def leave() -> None:
-        hub.handle(Disconnected(99), NOW_S)
-
-    def join_and_serve() -> None:
-        join()
+    def join_and_serve(hub: Hub[int]) -> None:
+        join(hub)
         serve(hub)
 
-    def leave_and_serve() -> None:
-        leave()
+    def leave_and_serve(hub: Hub[int]) -> None:
+        leave(hub)
         serve(hub)
 
-    runner.bench_time_func("join a room of 10", timed(nothing, join, leave_and_serve))
-    runner.bench_time_func("leave a room of 11", timed(join_and_serve, leave, lambda: serve(hub)))
+    runner.bench_time_func("join a room of 10", timed(make, nothing, join, leave_and_serve))
+    runner.bench_time_func("leave a room of 11", timed(make, join_and_serve, leave, serve))
 
 
 def add_messages(runner: Runner) -> None:
-    hub = hub_of(10)
-    handle = timed(nothing, lambda: hub.handle(Received(1, LINE), NOW_S), lambda: serve(hub))
-    runner.bench_time_func("handle a member's line", handle)
+    runner.bench_time_func("handle a member's line", timed(lambda: hub_of(10), nothing, say, serve))
 
-    pulled = hub_of(10, shares=False)
+    def make() -> Hub[int]:
+        return hub_of(10, shares=False)
 
-    def publish() -> None:
-        pulled.handle(Publish(ROOM, LINE, "u1"), NOW_S)
-
-    def pull() -> None:
-        for client in range(10):
-            pulled.pull(client)
-
-    runner.bench_time_func("pull one chunk", timed(publish, pull, lambda: serve(pulled)), inner_loops=10)
+    runner.bench_time_func("pull one chunk", timed(make, publish, pull, serve), inner_loops=10)
 
 
 def add_all(runner: Runner) -> None:

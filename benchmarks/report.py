@@ -208,7 +208,7 @@ def _spread(found: Sequence[float]) -> str:
 
 
 def _short(ratio: float) -> str:
-    return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.1f}"
+    return f"{ratio:.1f}" if ratio >= 10 else f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.1g}"
 
 
 def _where(part: Mapping[str, Any]) -> str:

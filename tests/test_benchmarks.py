@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from benchmarks import core, endtoend, load, report, scenarios, servers
 
 command_line = importlib.import_module("benchmarks.__main__")

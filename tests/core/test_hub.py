@@ -228,6 +228,17 @@ def test_nothing_is_ever_older_than_it_may_be() -> None:
         assert len(ages) >= min(number, 7 / 0.375 - 1), "and what is younger than seven eighths of it is there"
 
 
+@pytest.mark.parametrize("step_ms", [-3_600_000, 3_600_000])
+def test_a_wall_clock_that_is_set_makes_no_message_older_or_younger(step_ms: int) -> None:
+    play = ann_and_ben(log_age_s=8) >> ClockSet(10_000_000) >> Publish("r", "a")
+    play >> After(1) >> ClockSet(10_000_000 + step_ms) >> Publish("r", "b")
+    play.forget()
+    play >> After(5)
+    assert kept(play) == "ab"
+    play >> After(3)
+    assert kept(play) == ""
+
+
 def test_a_member_still_gets_what_is_too_old_for_history() -> None:
     play = ann_and_ben(log_age_s=4) >> Blocked("ann") >> Publish("r", "old")
     play << Sees("ben", ": old")

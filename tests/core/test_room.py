@@ -85,7 +85,7 @@ def test_reads_equal_slices_of_a_list(contents: list[str], cursor: int, most: in
 def record(room: Room[str], *contents: str, messages: float = 99, size: float = 1e9) -> None:
     for content in contents:
         room.offset += 1
-        room.record(Message(CHAT, "r", "x", "x", content, room.offset, room.offset), messages, size)
+        room.record(Message(CHAT, "r", "x", "x", content, room.offset), room.offset, messages, size)
 
 
 def kept(room: Room[str], limit: float = math.inf) -> list[str]:

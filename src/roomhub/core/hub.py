@@ -437,8 +437,7 @@ class Hub(Generic[C]):
 
     def _age_log(self, room: Room[C], now: float) -> None:
         """Let go of the history that would be older than ``log_age_s`` at the next look."""
-        log_age_ms = self.limits.log_age_s * 1000
-        room.forget(int(now * 1000 + self._wall_offset_ms) - log_age_ms * (1 - 1 / LOG_AGE_LOOKS))
+        room.forget(now - self.limits.log_age_s * (1 - 1 / LOG_AGE_LOOKS))
         if room.log:
             self._deadlines.arm("age", room, now)
 
@@ -660,7 +659,7 @@ class Hub(Generic[C]):
         room.ts_ms = message.ts_ms = ts_ms
         room.append(message)
         limits = self.limits
-        room.record(message, limits.log_messages, limits.log_bytes)
+        room.record(message, now, limits.log_messages, limits.log_bytes)
         if self._logs_age and not self._deadlines.is_armed("age", room):
             self._deadlines.arm("age", room, now)
         self._published += 1

@@ -40,7 +40,7 @@ class Limits:
     log_bytes: float = 1024 * 1024
     """The same in bytes: each message's text and 64 for the rest of it."""
     log_age_s: float = math.inf
-    """How many seconds a room keeps a message, by the wall clock; it may go an eighth sooner, never later."""
+    """How many seconds a room keeps a message; it may go an eighth sooner, never later."""
     write_timeout_s: float = 10
     """A blocked client without write progress for so many seconds is slow."""
     ping_interval_s: float = 54

@@ -24,8 +24,8 @@ class Position(NamedTuple):
     offset: int
 
 
-Record: TypeAlias = tuple[str, str, str, int, int, int]
-"""A logged chat message as (user, username, content, offset, ts_ms, what it counts in bytes).
+Record: TypeAlias = tuple[str, str, str, int, int, int, float]
+"""A logged chat message as (user, username, content, offset, ts_ms, what it counts in bytes, when in monotonic s).
 
 A plain tuple of strings and numbers, since the garbage collector stops tracking those: 200,000 objects held in logs
 would make every full collection a pause of 50 ms.

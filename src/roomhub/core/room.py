@@ -168,19 +168,19 @@ class Room(Generic[C]):
             log.append(message)
         self.head += 1
 
-    def record(self, message: Message, most_messages: float, most_bytes: float) -> None:
+    def record(self, message: Message, now: float, most_messages: float, most_bytes: float) -> None:
         """Keep a chat message for history, and let go of what the bounds no longer allow."""
         log = self.log
         size = wire_bytes(message.content) + RECORD_OVERHEAD_BYTES
-        log.append((message.user, message.username, message.content, message.offset, message.ts_ms, size))
+        log.append((message.user, message.username, message.content, message.offset, message.ts_ms, size, now))
         self.log_bytes += size
         while log and (len(log) > most_messages or self.log_bytes > most_bytes):
             self.log_bytes -= log.popleft()[5]
 
-    def forget(self, before_ms: float) -> None:
-        """Let go of the logged messages with an earlier ``ts_ms``. Frames that somebody has yet to get stay."""
+    def forget(self, before: float) -> None:
+        """Let go of the messages logged before this monotonic time. Frames that somebody has yet to get stay."""
         log = self.log
-        while log and log[0][4] < before_ms:
+        while log and log[0][6] < before:
             self.log_bytes -= log.popleft()[5]
 
     def messages(self, limit: float) -> list[Message]:
@@ -188,7 +188,7 @@ class Room(Generic[C]):
         skipped = 0 if limit >= len(self.log) else len(self.log) - int(limit)
         return [
             Message(CHAT, self.name, user, username, content, offset, ts_ms)
-            for user, username, content, offset, ts_ms, _ in islice(self.log, skipped, None)
+            for user, username, content, offset, ts_ms, _, _ in islice(self.log, skipped, None)
         ]
 
     def enter(self, session: "Session[C]") -> Member[C]:

@@ -733,7 +733,7 @@ async def test_a_callback_that_answers_itself_without_end_starves_nobody() -> No
         if message.username != "ann":
             runtime.publish("echo", "and on", "bot")
 
-    async with Runtime(clock=ManualClock(), on_message=answer) as runtime:
+    async with Runtime(clock=ManualClock(), limits=Limits(chunk_bytes=1e6), on_message=answer) as runtime:
         with connect(runtime, "ann", "lobby") as ann, connect(runtime, "ben", "lobby", "echo") as ben:
             runtime.publish("echo", "hi", "bot")
             assert 1 < told < 1_000
@@ -1463,3 +1463,21 @@ async def test_an_answer_that_is_no_text_drops_the_message_and_is_told(caplog: p
             await settle()
             assert chats(ann) == []
     assert "rewrite_message must return text, or None to drop the message: it returned 5" in caplog.text
+
+
+async def test_no_order_of_a_callback_overtakes_those_that_wait_for_the_next_flush() -> None:
+    def relay(message: Message) -> None:
+        if message.room == "a":
+            runtime.publish("mirror", message.content)
+        if message.content == "!help" and message.room == "a":
+            for number in range(400):
+                runtime.publish("a", str(number))
+
+    async with Runtime(clock=ManualClock(), on_message=relay) as runtime:
+        with connect(runtime, "ann", "a") as ann, connect(runtime, "eve", "mirror") as eve:
+            ann.send("!help")
+            ann.send("after")
+            await settle()
+            said = [line.partition(": ")[2] for line in chats(ann)]
+            assert len(said) == 402
+            assert [line.partition(": ")[2] for line in chats(eve)] == said

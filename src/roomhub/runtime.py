@@ -262,10 +262,9 @@ class Runtime:
 
     def flush(self, budget_s: float = FLUSH_BUDGET_S) -> bool:
         """Write what is to be written, for about ``budget_s`` seconds; True once all is."""
-        if self._later:
-            for _ in range(min(FOLLOW_UPS, len(self._later))):
-                self._queue.append(self._later.popleft())
         self.submit(Ticked())
+        if self._later:
+            self._work_off_later()
         hub = self.hub
         self._notify()
         end = time.perf_counter() + budget_s
@@ -390,23 +389,36 @@ class Runtime:
         while self._queue:
             item = self._queue.popleft()
             if isinstance(item, _Order):
-                if orders_left == 0:
+                if orders_left == 0 or self._later:  # none overtakes those that wait
                     self._later.append(item)
                     self._flush_wanted.set()
                     continue
                 orders_left -= 1
-            try:
-                effects = self.hub.handle(item, self.clock.now())
-            except Exception as error:
-                # Its caller has gone on; whoever's turn this is has nothing to do with it.
-                _log.exception("an order from inside a callback was wrong: %s: %s", type(item).__name__, error)
-                if isinstance(item, Published):  # of what rewrite_message made
-                    self._queue.appendleft(Refused(item.message, item.ref))
-                else:
-                    _fail(item, error)
-                continue
-            for effect in effects:
-                self._apply(effect)
+            self._take(item)
+
+    def _work_off_later(self) -> None:
+        """Take orders that wait; those that follow from them wait behind the others."""
+        self._handling = True
+        try:
+            for _ in range(min(FOLLOW_UPS, len(self._later))):
+                self._take(self._later.popleft())
+                self._work_off()
+        finally:
+            self._handling = False
+
+    def _take(self, item: Event[Client] | Command[Client]) -> None:
+        try:
+            effects = self.hub.handle(item, self.clock.now())
+        except Exception as error:
+            # Its caller has gone on; whoever's turn this is has nothing to do with it.
+            _log.exception("an order from inside a callback was wrong: %s: %s", type(item).__name__, error)
+            if isinstance(item, Published):  # of what rewrite_message made
+                self._queue.appendleft(Refused(item.message, item.ref))
+            else:
+                _fail(item, error)
+            return
+        for effect in effects:
+            self._apply(effect)
 
     def _apply(self, effect: Effect[Client]) -> None:
         match effect:

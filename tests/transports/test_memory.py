@@ -491,3 +491,20 @@ async def test_a_client_that_is_gone_is_held_by_nobody() -> None:
         del ann
         await settle()
         assert gone() is None
+
+
+async def test_a_stalled_client_that_is_kicked_gets_the_rest_if_it_reads_again() -> None:
+    async with Runtime(clock=ManualClock()) as runtime:
+        ann = connect(runtime, "ann", "lobby")
+        assert [json.loads(await ann.receive())["type"] for _ in range(2)] == ["online_users", "user_joined"]
+        ann.stop_reading()
+        runtime.publish("lobby", "one")
+        runtime.publish("lobby", "two")
+        await settle()
+        runtime.kick("ann")
+        with pytest.raises(anyio.WouldBlock):
+            ann.receive_nowait()
+        ann.resume_reading()
+        assert [json.loads(await ann.receive())["content"] for _ in range(2)] == ["one", "two"]
+        with pytest.raises(ClientClosed, match="kicked"):
+            await ann.receive()

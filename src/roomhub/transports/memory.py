@@ -141,7 +141,8 @@ class MemoryClient:
             return
         if reason is None:
             self._reads = True  # there is nothing any more that could be kept waiting
-        elif self._reads:
+        else:
+            # Also of one that does not read: should it read again, it gets what was said until then.
             while chunk := self._runtime.pull(self):
                 self._take(chunk)
         self._end(reason)

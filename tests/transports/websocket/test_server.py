@@ -1,9 +1,11 @@
 """The seed's wire, and every orderly way to come and go, through sockets."""
 
 import contextlib
+import socket
 
 import anyio
 import pytest
+from anyio.abc import SocketStream
 
 from roomhub import Limits, Runtime, application_close_reason
 from roomhub.testing import ManualClock
@@ -13,6 +15,7 @@ from tests.transports.websocket.support import (
     PING,
     PONG,
     Driver,
+    Peer,
     Wire,
     chat,
     close,
@@ -511,3 +514,56 @@ async def test_a_client_may_be_let_into_a_further_room_and_out_of_it(driver: Dri
         world.runtime.exit_room(client, "den")
         assert await eve.receive() == chat("eve", "welcome", "den")
         assert await eve.receive() == left("ann", "den")
+
+
+@pytest.mark.parametrize("last", [close(1000), b"\x81\x01x"], ids=["close", "unmasked"])
+@pytest.mark.parametrize("why", ["kicked", "rate_limited"])
+async def test_a_peer_whose_end_came_along_with_what_closed_it_is_not_waited_for(
+    driver: Driver, why: str, last: bytes
+) -> None:
+    runtime = Runtime(
+        clock=ManualClock(),
+        limits=Limits(message_burst=2),
+        on_message=lambda message: runtime.kick(message.user) if message.content == "bye" else None,
+    )
+    async with serving(driver, runtime=runtime) as world:
+        bob = await world.join("bob")
+        await bob.send((text("bye") if why == "kicked" else text("hi") * 3) + last)
+        while (end := await bob.frame()).opcode != 8:
+            pass
+        assert end.payload[2:].decode() == why
+        assert await bob.end() == b"", "without time passing"
+        bob.disconnect()
+        await until(lambda: world.server.connections == 0)
+
+
+async def test_a_stopping_server_takes_nobody_in(driver: Driver) -> None:
+    """Not even a stream that the program, or a TLS handshake, brings while it says goodbye."""
+    async with anyio.create_task_group() as tasks, serving(driver) as world:
+        ann = await world.join("ann")
+        world.peers.clear()  # it stays open while the server ends
+        health = world.server._service.policy.pages["/health"]
+        assert health().status == 200
+
+        async def come_late() -> None:
+            await until(lambda: world.server._service.is_stopping)
+            assert health().status == 503
+            near, far = socket.socketpair()
+            far.setblocking(False)
+            tasks.start_soon(world.server.handle, await SocketStream.from_socket(far))
+            with contextlib.closing(near):
+                late = Peer(near)
+                await late.send(request())
+                assert (await late.response()).status == 503
+                assert await late.end() == b""
+            assert await ann.closed() == (1012, "draining")
+
+        tasks.start_soon(come_late)
+
+
+async def test_what_the_program_raises_passes_by_the_server(driver: Driver) -> None:
+    for error in (SystemExit(3), KeyboardInterrupt(), ValueError("mine")):
+        with pytest.raises(type(error)) as caught:
+            async with Runtime(clock=ManualClock()) as runtime, serve(runtime, port=0, driver=driver):
+                raise error
+        assert caught.value is error

@@ -346,6 +346,8 @@ async def test_a_ping_flood_is_closed_for_its_rate(driver: Driver) -> None:
         await bob.send(frame(PING))
         assert await bob.closed() == (1008, "rate_limited")
         assert await ann.receive() == left("bob")
+        page = (await world.get("/metrics")).body.decode()
+        assert 'roomhub_evictions_total{reason="rate_limited"} 1' in page
 
 
 async def test_pongs_to_a_peer_that_does_not_read_are_coalesced(driver: Driver) -> None:

@@ -3,8 +3,8 @@
     HANDSHAKE --upgrade--> OPEN --we close--> CLOSING --peer's close, or end--> ENDING --> GONE
         \\--reply--> ENDING     \\--peer closes, fails, vanishes--> ENDING or GONE
 
-A driver subclasses ``Connection`` and gives it four things: ``send``, ``finish``, ``cut`` and, with ``feed`` and
-``ended``, what came in. What the connection is for (the hub, an echo) is its ``Application``.
+A driver subclasses ``Connection``: it gives what is abstract there, and says with ``feed``, ``eof`` and ``ended`` what
+came in. What the connection is for (the hub, an echo) is its ``Application``.
 """
 
 import logging
@@ -18,7 +18,7 @@ import anyio
 
 from roomhub.core.codec import Chunk, Lane
 from roomhub.core.deadlines import Deadlines
-from roomhub.core.errors import OVER_CAPACITY, CloseReason
+from roomhub.core.errors import DRAINING, OVER_CAPACITY, CloseReason
 from roomhub.core.limits import Limits
 from roomhub.transports.websocket.frames import (
     PONG,
@@ -116,7 +116,8 @@ class Service:
 
     Attributes:
         refusals: connections that were not let in, by the reason's name, or ``http_`` and the status they got.
-        failures: connections closed for what the peer sent or left unfinished, by close code.
+        failures: connections closed for what the peer sent or left unfinished, by ``close_`` and the code, or reason.
+        is_stopping: nobody is let in any more.
         live: sockets there are, in whatever phase, TLS handshakes included, by the socket's address.
     """
 
@@ -146,17 +147,21 @@ class Service:
         self.live: Counter[str] = Counter()
         self._sockets = 0
         self.refusals: Counter[str] = Counter()
-        self.failures: Counter[int] = Counter()
+        self.failures: Counter[str] = Counter()
+        self.is_stopping: bool = False
         self._end = anyio.Event()
 
     def admission(self, peer: str) -> Reply | None:
-        """At accept, before anything is allocated: None, or the 503 for a flood.
+        """At accept, before anything is allocated: None, or the 503 for a flood, or while the server stops.
 
         Connections are counted at the request (``Application.refusal``), where a proxy's client is known and the
         answer can be read. Here all sockets count, those that were answered and do not go too, and there may be twice
         as many: room for those who come and go, and for ``/health``. Who is refused here may see a reset instead.
         """
-        if self._sockets >= self.limits.connections * 2:
+        reason = OVER_CAPACITY
+        if self.is_stopping:
+            reason, fault = DRAINING, "draining: try again later"
+        elif self._sockets >= self.limits.connections * 2:
             fault = "too many connections"
         elif (
             peer
@@ -166,7 +171,7 @@ class Service:
             fault = "too many connections from this address"
         else:
             return None
-        self.refusals[OVER_CAPACITY.name] += 1
+        self.refusals[reason.name] += 1
         return unavailable_reply(fault, retry_after_s=RETRY_AFTER_S)
 
     def hold(self, peer: str) -> None:
@@ -379,6 +384,8 @@ class Connection(ABC):
             elif isinstance(item, Failed):
                 self.fail(item.code, item.reason)
             if self.phase is not Phase.OPEN:
+                if self.phase is Phase.CLOSING and reader.ended:
+                    self._end()  # the peer's own end was in the same read, and will not be seen again
                 return
         deadlines = self.service.deadlines
         if reader.unfinished:
@@ -391,7 +398,7 @@ class Connection(ABC):
     def _pong(self, ping: Ping) -> None:
         reason = self.service.application.pinged(self)
         if reason is not None:
-            self.fail(reason.plain_code, reason.name)
+            self.fail(reason.plain_code, reason.name, counted=reason.name)
             return
         frame = pong_frame(ping.payload)
         if self.is_blocked:
@@ -406,9 +413,12 @@ class Connection(ABC):
     def replace_pongs(self, frame: bytes) -> None:
         """Of the pongs that wait only this one needs to go out."""
 
-    def fail(self, code: int, reason: str) -> None:
-        """The peer broke a rule: it leaves now, and is told why. What it still sends is thrown away."""
-        self.service.failures[code] += 1
+    def fail(self, code: int, reason: str, *, counted: str = "") -> None:
+        """The peer broke a rule: it leaves now, and is told why. What it still sends is thrown away.
+
+        It is counted under its close code, unless ``counted`` names a reason that the hub has for the same.
+        """
+        self.service.failures[counted or f"close_{code}"] += 1
         _log.debug("closed the connection of %r with %d: %r", self.peer, code, reason)
         self._depart()
         self._send_close(code, reason)

@@ -45,7 +45,6 @@ __all__ = [
     "binary_frame",
     "close_frame",
     "frame_header",
-    "join_frames",
     "ping_frame",
     "pong_frame",
     "text_frame",
@@ -251,7 +250,3 @@ def _control_frame(opcode: Opcode, payload: bytes) -> bytes:
     if len(payload) > _SHORT_BYTES:
         raise ValueError("a control frame carries at most 125 bytes")
     return frame_header(0x80 | opcode, len(payload)) + payload
-
-
-join_frames: Callable[[Sequence[bytes]], bytes] = b"".join
-"""Frames as one run of bytes for the socket."""

@@ -16,8 +16,8 @@ def health_page(*, draining: bool) -> Page:
     return Page(200, "application/json", b'{"status":"ok"}')
 
 
-def metrics_page(statistics: Statistics, refused: Mapping[str, int], failures: Mapping[int, int] | None = None) -> Page:
-    """The hub's numbers; the connections refused before it, by reason, and those that broke a rule, by close code."""
+def metrics_page(statistics: Statistics, refused: Mapping[str, int], failures: Mapping[str, int]) -> Page:
+    """The hub's numbers, with the connections refused before it and those closed for what they sent, by reason."""
     counts_by_reason = Counter(statistics.refusals) + Counter(refused)
     refusals = {("reason", reason): count for reason, count in counts_by_reason.items()}
     lines: list[str] = []
@@ -34,9 +34,8 @@ def metrics_page(statistics: Statistics, refused: Mapping[str, int], failures: M
         ("sent_bytes_total", "counter", "Frames handed out to clients.", statistics.bytes_out),
     ):
         lines += _family(name, kind, help_text, [("", value)])
-    evictions = {("reason", reason): count for reason, count in statistics.evictions.items()}
-    for code, count in (failures or {}).items():
-        evictions["reason", f"close_{code}"] = count
+    evictions_by_reason = Counter(statistics.evictions) + Counter(failures)
+    evictions = {("reason", reason): count for reason, count in evictions_by_reason.items()}
     for name, help_text, counts in (
         ("evictions_total", "Connections closed by this side, by reason.", evictions),
         ("refusals_total", "Connections and joins not let in, by reason.", refusals),

@@ -113,7 +113,9 @@ async def serve(
     for path, page in (pages or {}).items():
         check_plain_function(f"the page {path}", page)
     application = ChatApplication(runtime)
-    all_pages: dict[str, Callable[[], Page]] = {"/health": lambda: health_page(draining=runtime.hub.draining)}
+    all_pages: dict[str, Callable[[], Page]] = {
+        "/health": lambda: health_page(draining=runtime.hub.draining or service.is_stopping)
+    }
 
     def metrics_now() -> Page:
         return metrics_page(runtime.statistics(), service.refusals, service.failures)
@@ -147,6 +149,7 @@ async def serve(
         )
         beside = Service(application, beside_policy, limits, runtime.clock.now, runtime.reschedule)
         beside.refusals = service.refusals
+        beside.failures = service.failures
         async with serve_application(runtime, beside, host=host, port=metrics_port, driver=chosen):
             yield server
 
@@ -212,7 +215,7 @@ async def serve_application(
                 for listener in listeners:
                     accepts.start_soon(_accept_forever, service, listener, tls, accepting, name="roomhub accept")
 
-    raised: Exception | None = None
+    raised: BaseException | None = None
     try:
         async with anyio.create_task_group() as tasks:
             if driver == "reactor":
@@ -225,7 +228,9 @@ async def serve_application(
                 tasks.start_soon(drive_streams, sockets, accepting, name="roomhub streams")
             try:
                 yield server
-            except Exception as error:
+            except BaseException as error:
+                if isinstance(error, anyio.get_cancelled_exc_class()):
+                    raise
                 # Passes by the task group, which would wrap it into an ExceptionGroup.
                 raised = error
             finally:
@@ -245,6 +250,7 @@ async def serve_application(
 
 
 async def _say_goodbye(runtime: Runtime, service: Service) -> None:
+    service.is_stopping = True  # for whoever is still opening: a TLS handshake, a stream of the program's
     service.application.dismiss(
         [connection for connection in service.connections if connection.phase is Phase.OPEN], DRAINING
     )

@@ -85,7 +85,7 @@ class StreamConnection(Connection):
         self.send(frame)
 
     def hold_reading(self) -> None:
-        if self._drained is None and self.is_blocked and not self._is_broken:
+        if self._drained is None and self.is_blocked:
             self._drained = anyio.Event()
 
     def finish(self) -> None:

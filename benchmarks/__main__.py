@@ -36,7 +36,7 @@ def core(arguments: Sequence[str]) -> dict[str, Any]:
     command = [sys.executable, str(script), *(arguments or ["--fast"]), "--quiet", "-o", str(output)]
     if subprocess.run(command, check=False).returncode != 0:
         raise CannotMeasure("pyperf failed")
-    import pyperf  # type: ignore[import-not-found]  # only in requirements/bench.txt
+    import pyperf  # only in requirements/bench.txt
 
     suite = pyperf.BenchmarkSuite.load(str(output))
     return {"median_us": {bench.get_name(): round(bench.median() * 1e6, 3) for bench in suite}}

@@ -153,7 +153,7 @@ def add_all(runner: Runner) -> None:
 
 
 def main() -> None:
-    import pyperf  # type: ignore[import-not-found]  # only in requirements/bench.txt
+    import pyperf  # only in requirements/bench.txt
 
     add_all(pyperf.Runner(metadata={"description": "roomhub.core"}))
 

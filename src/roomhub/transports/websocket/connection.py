@@ -201,7 +201,7 @@ class Service:
         self.armed()
 
     def expire(self, kind: Timer, key: Any) -> None:
-        """A deadline of a connection ended (``accept`` is the reactor's own)."""
+        """A deadline of a connection ended; that of ``accept`` is a listener's, whose key is what to call."""
         if kind == "accept":
             key()
         else:

@@ -312,9 +312,21 @@ async def _accept_forever(
                 except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                     continue
                 except OSError as error:
-                    await anyio.sleep(0.1 if error.errno in OUT_OF_DESCRIPTORS else 0)
+                    if error.errno in OUT_OF_DESCRIPTORS:
+                        await _rest(service)
                     continue
                 connections.start_soon(handle, sock, name="roomhub connection")
+
+
+async def _rest(service: Service) -> None:
+    """Accept nobody for the ``accept`` deadline's time: the listener would be readable again at once."""
+    over = anyio.Event()
+    wake = over.set
+    service.arm("accept", wake)
+    try:
+        await over.wait()
+    finally:
+        service.deadlines.cancel("accept", wake)
 
 
 class _TLSOpening:

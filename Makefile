@@ -16,7 +16,7 @@ LISTEN := --host 127.0.0.1 --port 8080
 BIN := $(VENV)/bin/python
 SOURCES := $(wildcard src tests benchmarks docs/conf.py)
 
-.PHONY: help serve test lint types docs unit more-pythons bench lock clean test-venv node
+.PHONY: help serve test lint types docs unit more-pythons bench lock clean test-venv node compiler
 
 help:
 	@sed -n 's/^# \(make\|PYTHON\)/\1/p' Makefile
@@ -43,7 +43,7 @@ docs: test-venv
 	$(BIN) -m sphinx --builder html --fail-on-warning --keep-going --nitpicky --fresh-env --quiet docs build/docs
 
 # A file that is run by itself: make unit ARGS=tests/core/test_room.py (then without the demand on coverage).
-unit: test-venv node
+unit: test-venv node compiler
 ifeq ($(ARGS),)
 	$(BIN) -m coverage run -m pytest
 	$(BIN) -m coverage report
@@ -51,7 +51,7 @@ else
 	$(BIN) -m pytest $(ARGS)
 endif
 
-more-pythons: test-venv node
+more-pythons: test-venv node compiler
 	@.ci/more-pythons $(BIN) 3.11 3.12 3.13
 
 test-venv:
@@ -59,6 +59,10 @@ test-venv:
 
 node:
 	@.ci/node
+
+# The benchmarks' load generator is C, and the tests run it.
+compiler:
+	@command -v cc >/dev/null || .ci/system-package gcc libc6-dev
 
 bench:
 	@.ci/venv .venv-bench requirements/bench.txt

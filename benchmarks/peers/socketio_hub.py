@@ -1,11 +1,10 @@
 """A chat hub on python-socketio, served by uvicorn with uvloop. Its clients speak Engine.IO 4 over WebSocket alone."""
 
-import socket
 from typing import Any
 from urllib.parse import parse_qs
 
 import socketio
-import uvicorn
+from uvicorn_server import serve
 
 # async_handlers: an event's handler runs at once, not as a task of its own, which also keeps a client's order.
 hub = socketio.AsyncServer(async_mode="asgi", transports=["websocket"], async_handlers=False, http_compression=False)
@@ -33,20 +32,4 @@ async def chat(session: str, text: str) -> None:
     await hub.emit("chat", message, to=room)
 
 
-def main() -> None:
-    config = uvicorn.Config(
-        socketio.ASGIApp(hub),
-        loop="uvloop",
-        ws="websockets-sansio",
-        ws_per_message_deflate=False,
-        ws_ping_interval=None,
-        lifespan="off",
-        log_level="error",
-        access_log=False,
-    )
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
-        print(f"listening on ws://127.0.0.1:{listener.getsockname()[1]}", flush=True)
-        uvicorn.Server(config).run(sockets=[listener])
-
-
-main()
+serve(socketio.ASGIApp(hub))

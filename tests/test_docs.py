@@ -19,7 +19,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import tomllib
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -224,8 +223,6 @@ def talk(send: Callable[[str], object], receive: Callable[[float], object]) -> N
 
 
 def interrupt(process: "subprocess.Popen[str]", number: signal.Signals, receive: Callable[[float], object]) -> None:
-    # trio raises KeyboardInterrupt in whatever runs; only an idle program is sure to get it in main().
-    time.sleep(0.3)
     process.send_signal(number)
     with pytest.raises(ConnectionClosed) as caught:
         _receive_all(receive)

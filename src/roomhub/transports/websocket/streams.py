@@ -204,7 +204,7 @@ class StreamConnection(Connection):
             except STREAM_ERRORS:
                 pass
             except NotImplementedError:
-                self.cut()
+                self.cut()  # a stream of the program's that has one end for both sides
 
     async def _end_tls(self) -> None:
         """Say close_notify (RFC 8446 section 6.1), end the TCP stream, and wait for the peer's end.

@@ -69,8 +69,7 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's clocks."""
 
-    def now(self) -> float:
-        return time.monotonic()
+    now = staticmethod(time.monotonic)  # every message asks
 
     def unix_ms(self) -> int:
         return time.time_ns() // 1_000_000

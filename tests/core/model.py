@@ -721,7 +721,8 @@ class World:
         for room in hub._rooms.values():
             assert 0 <= room.floor <= room.head
             assert set(room.behind) <= set(room.members.values())
-            assert room.settled or room in hub._delivery.dirty
+            assert room.floor == room.head or room in hub._delivery.dirty
+            assert room._walk is None or room.floor < room.head
             assert (room in hub._delivery.pressing) == (room.head - room.floor > hub.limits.lag_messages)
             for log in room.lanes.values():
                 assert log.base + len(log.frames) == room.head
@@ -732,5 +733,5 @@ class World:
                 assert room.lanes[member.session.lane] is member.log
                 assert member in room.behind or member.cursor >= room.floor, "the floor passed a healthy member"
                 assert member in room.behind or not member.session.blocked
-            if room.settled and not room.behind:
+            if room.floor == room.head and not room.behind:
                 assert not any(log.frames for log in room.lanes.values()), "frames that everybody has are kept"

@@ -543,17 +543,17 @@ def test_connections_of_an_address() -> None:
 def test_a_pressing_room_asks_to_be_served_before_more_is_read() -> None:
     play = (ann_and_ben(lag_messages=5) >> join("cy", "Cy", "s")).forget()
     flood(play, 5)
-    assert not play.hub.presses
+    assert not play.hub.pressing
     assert not play.hub.is_backlogged("ann")
     flood(play, 1)
-    assert play.hub.presses
+    assert play.hub.pressing
     assert play.hub.is_backlogged("ann")
     assert not play.hub.is_backlogged("cy")
     assert not play.hub.is_backlogged("nobody")
     play.serve()
-    assert not play.hub.presses
+    assert not play.hub.pressing
     flood(play, 6) >> CloseRoom("r")
-    assert not play.hub.presses
+    assert not play.hub.pressing
 
 
 # -- pulling --------------------------------------------------------------------------------------------------------

@@ -37,10 +37,10 @@ def wire_bytes(data: Frame | Chunk) -> int:
     Raises:
         UnicodeEncodeError: text with a lone surrogate, which has none.
     """
-    if isinstance(data, str):
-        return len(data) if data.isascii() else len(data.encode())
     if isinstance(data, bytes):
         return len(data)
+    if isinstance(data, str):
+        return len(data) if data.isascii() else len(data.encode())
     return sum(map(wire_bytes, data))
 
 

@@ -7,25 +7,18 @@ it has pulled all there is.
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from typing import Generic, NamedTuple
+from typing import Generic
 
 from typing_extensions import TypeVar
 
 from roomhub.core.codec import Chunk, Frame, wire_bytes
 from roomhub.core.limits import Limits
-from roomhub.core.room import Room
+from roomhub.core.room import Room, Share
 from roomhub.core.session import Session
 
-__all__ = ["Delivery", "Share"]
+__all__ = ["Delivery"]
 
 C = TypeVar("C", bound=Hashable)
-
-
-class Share(NamedTuple, Generic[C]):
-    """One chunk and the clients that get it, each of which wants exactly this next."""
-
-    chunk: Chunk
-    clients: Sequence[C]
 
 
 class Delivery(Generic[C]):
@@ -102,12 +95,12 @@ class Delivery(Generic[C]):
 
     def share(self, most_members: int) -> Share[C] | None:
         while self.dirty:
-            turn = self._turn(most_members, name_all=False)
-            if turn is not None:
-                chunk, frames, clients = turn
-                self.frames += frames * len(clients)
-                self.bytes += wire_bytes(chunk) * len(clients)
-                return Share(chunk, clients)
+            share = self._turn(most_members, name_all=False)
+            if share is not None:
+                count = len(share.clients)
+                self.frames += share.frames * count
+                self.bytes += wire_bytes(share.chunk) * count
+                return share
         return None
 
     def ready(self) -> Sequence[C]:
@@ -184,11 +177,11 @@ class Delivery(Generic[C]):
         session.steer()
         return session.lane.nothing
 
-    def _turn(self, most_members: int, *, name_all: bool) -> tuple[Chunk, int, list[C]] | None:
+    def _turn(self, most_members: int, *, name_all: bool) -> Share[C] | None:
         room, _ = self.dirty.popitem(last=False)
-        turn = room.turn(most_members, self._limits.chunk_bytes, self.named, name_all=name_all)
-        if not room.settled:
+        share = room.turn(most_members, self._limits.chunk_bytes, self.named, name_all=name_all)
+        if room.floor < room.head:
             self.dirty[room] = None
-        if room.head - room.floor <= self._limits.lag_messages:
+        if self.pressing and room.head - room.floor <= self._limits.lag_messages:
             self.pressing.pop(room, None)
-        return turn
+        return share

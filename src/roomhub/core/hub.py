@@ -11,7 +11,7 @@ What a peer sends never raises. What the caller does wrong (an order with a bad 
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Any, Final, Generic, Literal, TypeAlias, assert_never
 
 from typing_extensions import TypeVar
@@ -21,7 +21,7 @@ from roomhub.core.admission import Admission
 from roomhub.core.codec import Chat, Chunk, Join, Leave, wire_bytes
 from roomhub.core.commands import CloseRoom, Command, Dismiss, Drain, Enter, Exit, Kick, Publish
 from roomhub.core.deadlines import Deadlines
-from roomhub.core.delivery import Delivery, Share
+from roomhub.core.delivery import Delivery
 from roomhub.core.effects import Announce, Authorize, Close, Effect, Probe, Report, Settle
 from roomhub.core.errors import CloseReason
 from roomhub.core.events import (
@@ -43,8 +43,8 @@ from roomhub.core.limits import Limits
 from roomhub.core.message import CHAT, Message, Position
 from roomhub.core.names import username_fault
 from roomhub.core.rates import Rate
-from roomhub.core.room import Member, Room
-from roomhub.core.session import Session, State
+from roomhub.core.room import Member, Room, Share
+from roomhub.core.session import OPEN, Session, State
 from roomhub.core.statistics import Statistics
 
 __all__ = ["Hub", "Share", "Statistics"]
@@ -92,6 +92,7 @@ class Hub(Generic[C]):
         self._incarnations = 0
         self._wall_offset_ms = 0.0
         self._logs_age = math.isfinite(limits.log_age_s)
+        self._puts_out_idle = math.isfinite(limits.idle_timeout_s)
         self._sessions: dict[C, Session[C]] = {}
         self._rooms: dict[str, Room[C]] = {}
         self._users: dict[str, dict[Session[C], None]] = {}
@@ -209,9 +210,9 @@ class Hub(Generic[C]):
         return session is not None and any(member.room in pressing for member in session.members)
 
     @property
-    def presses(self) -> bool:
-        """Whether any room has so much to serve that a flush should come before more is read."""
-        return bool(self._delivery.pressing)
+    def pressing(self) -> Collection[Room[C]]:
+        """The rooms that have so much to serve that a flush should come before more is read; always the same object."""
+        return self._delivery.pressing.keys()
 
     @property
     def is_settled(self) -> bool:
@@ -304,14 +305,15 @@ class Hub(Generic[C]):
 
     def _received(self, event: Received[C], now: float) -> None:
         session = self._sessions.get(event.client)
-        if session is None or session.state is not State.OPEN:
+        if session is None or session.state is not OPEN:
             return
         text = event.text
         self._messages_in += 1
         if session.heard_at != now:
             session.heard_at = now
             self._deadlines.arm("silence", session, now)
-        self._deadlines.arm("idle", session, now)
+        if self._puts_out_idle:
+            self._deadlines.arm("idle", session, now)
         due = self._message_rate.take(session.message_due_s, now)
         if due is None:
             self._dropped += 1
@@ -319,7 +321,7 @@ class Hub(Generic[C]):
             return
         session.message_due_s = due
         try:
-            self._bytes_in += wire_bytes(text)
+            self._bytes_in += len(text) if text.isascii() else wire_bytes(text)
         except UnicodeEncodeError:
             # No wire can carry a lone surrogate, but a program might; it would fail at the framing, for every member.
             self._dropped += 1

@@ -14,7 +14,7 @@ healthy member that merely waits for its turn.
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Generic
 
@@ -26,7 +26,7 @@ from roomhub.core.message import CHAT, Message, Record
 if TYPE_CHECKING:
     from roomhub.core.session import Session
 
-__all__ = ["LaneLog", "Member", "Room"]
+__all__ = ["LaneLog", "Member", "Room", "Share"]
 
 C = TypeVar("C", bound=Hashable)
 
@@ -71,9 +71,8 @@ class LaneLog:
         totals = self.totals
         budget = totals[first] + most_bytes
         last = len(self.frames) if totals[-1] <= budget else max(first + 1, bisect_right(totals, budget) - 1)
-        frames = self.frames[first:last]
-        only = frames[0] if len(frames) == 1 else None
-        self._chunk = only if isinstance(only, bytes) else self.lane.join(frames)
+        only = self.frames[first] if last == first + 1 else None
+        self._chunk = only if isinstance(only, bytes) else self.lane.join(self.frames[first:last])
         self._chunk_start, self._chunk_head, self._chunk_next = cursor, head, self.base + last
         return self._chunk, self._chunk_next
 
@@ -91,6 +90,23 @@ class LaneLog:
         self.base = index
         self._chunk_start = -1
         self._chunk = self.lane.nothing
+
+
+class Share(Generic[C]):
+    """One chunk and the clients that get it, each of which wants exactly this next.
+
+    Attributes:
+        chunk: what to write to each.
+        frames: how many frames that is.
+        clients: to whom.
+    """
+
+    __slots__ = ("chunk", "clients", "frames")
+
+    def __init__(self, chunk: Chunk, frames: int, clients: Sequence[C]) -> None:
+        self.chunk: Chunk = chunk
+        self.frames: int = frames
+        self.clients: Sequence[C] = clients
 
 
 class Member(Generic[C]):
@@ -157,7 +173,7 @@ class Room(Generic[C]):
         self.floor: int = 0
         self.behind: dict[Member[C], None] = {}
         self.speaker: Member[C] | None = None
-        self._walk: list[Member[C]] | None = None
+        self._walk: list[Member[C]] | None = None  # the pass under way; empty if its first turn looks at all
         self._walk_at = 0
         self._next_floor = 0
         self._part: list[Member[C]] = []
@@ -171,8 +187,9 @@ class Room(Generic[C]):
     def record(self, message: Message, now: float, most_messages: float, most_bytes: float) -> None:
         """Keep a chat message for history, and let go of what the bounds no longer allow."""
         log = self.log
-        size = wire_bytes(message.content) + RECORD_OVERHEAD_BYTES
-        log.append((message.user, message.username, message.content, message.offset, message.ts_ms, size, now))
+        content = message.content
+        size = (len(content) if content.isascii() else wire_bytes(content)) + RECORD_OVERHEAD_BYTES
+        log.append((message.user, message.username, content, message.offset, message.ts_ms, size, now))
         self.log_bytes += size
         while log and (len(log) > most_messages or self.log_bytes > most_bytes):
             self.log_bytes -= log.popleft()[5]
@@ -223,32 +240,28 @@ class Room(Generic[C]):
 
     # -- serving ------------------------------------------------------------------------------------------------------
 
-    @property
-    def settled(self) -> bool:
-        """Nothing waits to be served, and no pass is under way."""
-        return self._walk is None and self.floor == self.head
+    def turn(self, most_members: int, chunk_bytes: float, named: dict[C, None], *, name_all: bool) -> "Share[C] | None":
+        """Serve the next members of the pass, beginning one if none is under way. With it ended the floor has risen.
 
-    def turn(
-        self, most_members: int, chunk_bytes: float, named: dict[C, None], *, name_all: bool
-    ) -> tuple[Chunk, int, list[C]] | None:
-        """Serve the next members of the pass, beginning one if none is under way.
-
-        Members that pull alone are put into ``named``. The others that stand at one cursor in one lane get a chunk
-        together: returned as (chunk, frames in it, clients). None if this turn had none of those.
+        Members that pull alone are put into ``named``. The others that stand at one cursor in one lane share a chunk.
+        None if this turn had none of those.
         """
-        walk = self._walk
+        head = self.head
         part = self._part
-        if walk is None:
-            walk = self._walk = list(self.members.values())
-            self._walk_at = 0
-            self._next_floor = self.head
-        if not part:
-            part = walk[self._walk_at : self._walk_at + most_members]
-            if self._walk_at == 0 and self.speaker is not None:
+        if self._walk is None:
+            part = list(self.members.values())
+            self._next_floor = head
+            self._walk = []
+            if len(part) > most_members:
+                self._walk = part
+                self._walk_at = most_members
+                part = part[:most_members]
+            if self.speaker is not None:
                 # Whoever spoke last is served first: publishers that wait for their own echo set the room's pace.
                 part.insert(0, self.speaker)
+        elif not part:
+            part = self._walk[self._walk_at : self._walk_at + most_members]
             self._walk_at += most_members
-        head = self.head
         rest: list[Member[C]] = []
         clients: list[C] = []
         log: LaneLog | None = None
@@ -268,13 +281,16 @@ class Room(Generic[C]):
                 chunk, after = log.read(cursor, chunk_bytes)
                 member.cursor = after
                 clients.append(member.client)
-                self._next_floor = min(self._next_floor, after)
+                if after < self._next_floor:
+                    self._next_floor = after
             else:
                 rest.append(member)
         self._part = rest
-        if not rest and self._walk_at >= len(walk):
-            self._end_pass()
-        return (chunk, after - cursor, clients) if chunk else None
+        if not rest and (not self._walk or self._walk_at >= len(self._walk)):
+            self._walk = None
+            self.floor = self._next_floor
+            self.trim()
+        return Share(chunk, after - cursor, clients) if chunk else None
 
     def _name(self, member: Member[C], named: dict[C, None]) -> None:
         self.behind[member] = None
@@ -290,11 +306,6 @@ class Room(Generic[C]):
             del self.behind[member]
             if not self.behind:
                 self.trim()
-
-    def _end_pass(self) -> None:
-        self._walk = None
-        self.floor = self._next_floor
-        self.trim()
 
     def trim(self) -> None:
         """Let go of frames that every member has been given."""

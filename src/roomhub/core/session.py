@@ -10,7 +10,7 @@ caller's mistake, and raises. ``tests/core/test_session.py`` has the whole table
 
 from collections.abc import Hashable
 from enum import Enum
-from typing import Generic
+from typing import Final, Generic
 
 from typing_extensions import TypeVar
 
@@ -26,6 +26,10 @@ class State(Enum):
     ABSENT = "absent"
     OPEN = "open"
     CLOSING = "closing"
+
+
+# By its name an Enum's member costs more than most calls, on Python 3.11; every message asks for it.
+OPEN: Final = State.OPEN
 
 
 class Session(Generic[C]):

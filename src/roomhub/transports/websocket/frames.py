@@ -201,15 +201,15 @@ def frame_header(first: int, length: int) -> bytes:
     return struct.pack("!BBQ", first, 127, length)
 
 
-_SHORT_TEXT_HEADERS = tuple(frame_header(_TEXT_FIN, length) for length in range(_SHORT_BYTES + 1))
+_TEXT_HEADERS = tuple(frame_header(_TEXT_FIN, length) for length in range(1024))  # of nearly all that is said
 
 
 def text_frame(text: str) -> bytes:
     """Return a text message as one frame. Raises UnicodeEncodeError for a lone surrogate."""
     payload = text.encode()
     length = len(payload)
-    if length <= _SHORT_BYTES:
-        return _SHORT_TEXT_HEADERS[length] + payload
+    if length < len(_TEXT_HEADERS):
+        return _TEXT_HEADERS[length] + payload
     return frame_header(_TEXT_FIN, length) + payload
 
 

@@ -18,7 +18,7 @@ from anyio.lowlevel import checkpoint
 
 from roomhub.core.codec import Chunk
 from roomhub.runtime import Runtime
-from roomhub.transports.websocket.connection import Connection, Phase, Service
+from roomhub.transports.websocket.connection import GONE, Connection, Phase, Service
 
 __all__ = ["Reactor", "ReactorConnection", "is_available"]
 
@@ -122,7 +122,7 @@ class ReactorConnection(Connection):
             self._reactor.watch(self)
 
     def on_readable(self) -> None:
-        if self.phase is Phase.GONE:
+        if self.phase is GONE:  # in this batch: its descriptor may be another connection's by now
             return
         try:
             data = self._sock.recv(READ_BYTES)
@@ -277,17 +277,14 @@ class Reactor:
                 since = time.perf_counter()
 
     def _tick(self, events: list[tuple[selectors.SelectorKey, int]]) -> None:
-        hub = self.runtime.hub
+        pressing = self.runtime.hub.pressing
         holds_back = self.service.application.holds_back
         for key, mask in events:
             connection = key.data
             if not isinstance(connection, ReactorConnection):
                 connection()
                 continue
-            # A descriptor closed in this batch may be another connection's by now; the object is not.
-            if connection.phase is Phase.GONE:
-                continue
-            if mask & selectors.EVENT_READ and hub.presses:
+            if pressing and mask & selectors.EVENT_READ:
                 # Much was taken in: write it before more is read, and nothing more from who floods.
                 self.runtime.flush()
                 if holds_back(connection):

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Final, Self, assert_never, cast
+from typing import Any, Final, Self, assert_never
 
 import anyio
 from anyio.abc import TaskGroup
@@ -33,7 +33,7 @@ from roomhub.core.hub import Hub
 from roomhub.core.limits import Limits
 from roomhub.core.message import Message, Position
 from roomhub.core.statistics import Statistics
-from roomhub.ports import Client, Clock, SharingClient, SystemClock
+from roomhub.ports import Client, Clock, SystemClock
 
 __all__ = ["Runtime"]
 
@@ -45,7 +45,10 @@ TURN_MEMBERS: Final = 64
 """How many members are written to between two looks at the clock."""
 CLOCK_CHECK_S: Final = 60.0
 """How often the wall clock is compared: it may have been set."""
-
+LATE_S: Final = 1.0
+"""So long after a deadline the program was held up: its machine slept, or something kept its event loop busy."""
+LATE_TURNS: Final = 100
+"""How many turns the event loop gets then before deadlines of transports end, to read what has come in meanwhile."""
 FOLLOW_UPS: Final = 100
 """How many orders a turn takes that callbacks gave because of what other callbacks had ordered. The rest waits for the
 next flush: a program that answers itself without end keeps a core busy, but nobody waiting."""
@@ -121,6 +124,7 @@ class Runtime:
         self._timers: list[_Timers] = []
         self._timer_due = 0.0
         self._empty = anyio.Event()
+        self._is_draining = False
         self._tasks: TaskGroup | None = None
         self._thread: int | None = None  # the event loop's, while the runtime runs
         self._calls = ThreadCalls(self._wake_flusher)
@@ -167,6 +171,7 @@ class Runtime:
 
         From then on nobody is let in. What was published before is written first.
         """
+        self._is_draining = True
         self.submit(Drain())
         deadline = self.clock.now() + self.limits.drain_timeout_s
         async with anyio.create_task_group() as waiting:
@@ -217,7 +222,7 @@ class Runtime:
                 self._work_off()
         finally:
             self._handling = False
-        if self.hub.draining and self.hub.is_empty:
+        if self._is_draining and self.hub.is_empty:
             self._empty.set()
         if not self._flush_holders:
             if self.hub.is_settled:
@@ -270,7 +275,8 @@ class Runtime:
         end = time.perf_counter() + budget_s
         while (share := hub.share(TURN_MEMBERS)) is not None:
             chunk = share.chunk
-            for sharing in cast("Sequence[SharingClient]", share.clients):
+            clients: Sequence[Any] = share.clients  # SharingClients: others are named, not served together
+            for sharing in clients:
                 try:
                     sharing.write(chunk)
                 except Exception:
@@ -489,17 +495,25 @@ class Runtime:
             with anyio.CancelScope() as self._timer_scope:
                 await self.clock.sleep_until(self._timer_due)
             now = self.clock.now()
+            if now >= wall_check:
+                self.submit(ClockSet(self.clock.unix_ms()))
+                wall_check = now + CLOCK_CHECK_S
+            self._tick_in_time()
+            if any(timers.deadlines.next() + LATE_S < now for timers in self._timers):
+                # We were late, not the peers: let what they have said be read before they are told that they have not.
+                for _ in range(LATE_TURNS):
+                    await checkpoint()
+                    self._tick_in_time()
             for timers in list(self._timers):
                 for kind, key in timers.deadlines.expired(now):
                     try:
                         timers.expire(kind, key)
                     except Exception:
                         _log.exception("a transport's deadline %r raised for %r; the hub goes on", kind, key)
-            if now >= wall_check:
-                self.submit(ClockSet(self.clock.unix_ms()))
-                wall_check = now + CLOCK_CHECK_S
-            if self.hub.next_deadline() <= now:
-                self.submit(Ticked())
+
+    def _tick_in_time(self) -> None:
+        if self.hub.next_deadline() <= self.clock.now():
+            self.submit(Ticked())
 
 
 def _fail(item: Event[Client] | Command[Client], error: Exception) -> None:

@@ -360,3 +360,19 @@ async def test_what_raises_for_one_connection_ends_that_one_alone(
         await ann.say("on")
         assert await ann.receive() == chat("ann", "on")
     assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+async def test_a_server_that_was_late_reads_what_came_in_time(driver: Driver) -> None:
+    """A machine that slept, a program that kept its loop busy: peers that had said all in time are not timed out."""
+    async with serving(driver) as world:
+        ann = await world.join("ann")
+        await ann.send(frame(TEXT, b"in ", fin=False))
+        bob = world.connect()
+        await until(lambda: world.server.connections == 2)
+        await until(lambda: len(world.server._service.deadlines) == 2)
+        bob.sock.send(request("/ws/lobby?username=bob"))
+        ann.sock.send(frame(CONTINUATION, b"time"))
+        world.clock.advance(45)
+        assert (await bob.response()).status == 101
+        assert await ann.receive_until(chat("ann", "in time"))
+        await until(lambda: len(world.server._service.deadlines) == 0)

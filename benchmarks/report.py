@@ -1,4 +1,4 @@
-"""``docs/benchmarks.md`` and ``docs/benchmarks.svg``, from what was measured and nothing else."""
+"""``docs/benchmarks.md``, ``docs/benchmarks.svg`` and the README's table, from what was measured and nothing else."""
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,9 +8,12 @@ from xml.sax.saxutils import escape
 
 from benchmarks.load import ROOT
 
-__all__ = ["chart", "page", "ratios", "write"]
+__all__ = ["chart", "page", "ratios", "summary", "write"]
 
 DOCS: Final = ROOT / "docs"
+README: Final = ROOT / "README.md"
+SUMMARY_BEGINS: Final = "<!-- measured: written by `make bench` -->\n"
+SUMMARY_ENDS: Final = "<!-- measured until here -->\n"
 OURS: Final = "roomhub"
 
 
@@ -74,6 +77,10 @@ def write(results: Mapping[str, Any]) -> None:
     (DOCS / "benchmarks.md").write_text(page(results), encoding="utf-8")
     if "endtoend" in results:
         (DOCS / "benchmarks.svg").write_text(chart(results["endtoend"]), encoding="utf-8")
+        before, _, rest = README.read_text(encoding="utf-8").partition(SUMMARY_BEGINS)
+        _, _, after = rest.partition(SUMMARY_ENDS)
+        table = summary(results["endtoend"])
+        README.write_text(f"{before}{SUMMARY_BEGINS}{table}{SUMMARY_ENDS}{after}", encoding="utf-8")
 
 
 def page(results: Mapping[str, Any]) -> str:
@@ -94,6 +101,24 @@ def page(results: Mapping[str, Any]) -> str:
         ]
         parts += [f"### {name}", text + "\n" + _where(results[name]), _table(("what", "value", "target", ""), targets)]
     return "\n".join(part.rstrip("\n") + "\n" for part in parts)
+
+
+def summary(endtoend: Mapping[str, Any]) -> str:
+    """The table for the README: deliveries a second, a server a row, a workload a column."""
+    by_workload = {workload: dict(_medians(endtoend, workload, DRAWN[0].key)) for workload in endtoend["workloads"]}
+    counted = [server for server in endtoend["servers"] if any(server in medians for medians in by_workload.values())]
+    rows = [
+        (
+            f"**{server}**" if server == OURS else endtoend["servers"][server].partition(",")[0],
+            *(_thousands(medians.get(server)) for medians in by_workload.values()),
+        )
+        for server in counted
+    ]
+    return _table((f"1,000 {DRAWN[0].title}", *by_workload), rows) + "\n"
+
+
+def _thousands(figure: float | None) -> str:
+    return "–" if figure is None else f"{figure / 1000:,.0f}"
 
 
 def ratios(turns: Sequence[Mapping[str, Any]], workload: str, peer: str, key: str) -> list[float]:

@@ -360,7 +360,21 @@ def test_what_cannot_be_measured_is_left_out(
 
 
 def test_the_page_and_the_chart_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.SUMMARY_BEGINS}old\n{report.SUMMARY_ENDS}after\n", encoding="utf-8")
     monkeypatch.setattr(report, "DOCS", tmp_path)
+    monkeypatch.setattr(report, "README", readme)
     report.write(RESULTS)
     assert (tmp_path / "benchmarks.md").read_text(encoding="utf-8") == report.page(RESULTS)
     assert (tmp_path / "benchmarks.svg").read_text(encoding="utf-8") == report.chart(RESULTS["endtoend"])
+    table = report.summary(RESULTS["endtoend"])
+    expected = f"before\n{report.SUMMARY_BEGINS}{table}{report.SUMMARY_ENDS}after\n"
+    assert readme.read_text(encoding="utf-8") == expected
+
+
+def test_what_is_committed_was_made_from_the_results_that_are_committed() -> None:
+    results = json.loads((load.ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
+    assert (report.DOCS / "benchmarks.md").read_text(encoding="utf-8") == report.page(results)
+    assert (report.DOCS / "benchmarks.svg").read_text(encoding="utf-8") == report.chart(results["endtoend"])
+    readme = report.README.read_text(encoding="utf-8")
+    assert f"{report.SUMMARY_BEGINS}{report.summary(results['endtoend'])}{report.SUMMARY_ENDS}" in readme

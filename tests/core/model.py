@@ -706,7 +706,7 @@ class World:
         assert statistics.rooms == len(self.places)
         assert statistics.members == sum(len(place.members) for place in self.places.values())
         self._check_rooms()
-        assert set(hub._grown) <= set(hub._rooms.values())
+        assert set(hub._state.grown) <= set(hub._rooms.values())
         assert set(hub._delivery.dirty) <= set(hub._rooms.values())
         assert set(hub._delivery.pressing) <= set(hub._delivery.dirty)
         for client in hub._delivery.named:

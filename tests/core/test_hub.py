@@ -922,8 +922,8 @@ def state(hub: Hub[str]) -> object:
         [room.name for room in hub._delivery.dirty],
         list(hub._delivery.named),
         list(hub._effects),
-        hub._incarnations,
-        hub._wall_offset_ms,
+        hub._state.incarnations,
+        hub._speech.wall_offset_ms,
         hub.next_deadline(),
     )
 

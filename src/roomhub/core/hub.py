@@ -10,9 +10,8 @@ What a peer sends never raises. What the caller does wrong (an order with a bad 
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Sequence
-from typing import Any, Final, Generic, Literal, TypeAlias, assert_never
+from typing import Any, Generic, assert_never
 
 from typing_extensions import TypeVar
 
@@ -20,9 +19,7 @@ from roomhub.core import errors, presence
 from roomhub.core.admission import Admission
 from roomhub.core.codec import Chat, Chunk, Join, Leave, wire_bytes
 from roomhub.core.commands import CloseRoom, Command, Dismiss, Drain, Enter, Exit, Kick, Publish
-from roomhub.core.deadlines import Deadlines
-from roomhub.core.delivery import Delivery
-from roomhub.core.effects import Announce, Authorize, Close, Effect, Probe, Report, Settle
+from roomhub.core.effects import Announce, Effect, Probe, Settle
 from roomhub.core.errors import CloseReason
 from roomhub.core.events import (
     Authorized,
@@ -40,23 +37,19 @@ from roomhub.core.events import (
     Writable,
 )
 from roomhub.core.limits import Limits
-from roomhub.core.message import CHAT, Message, Position
+from roomhub.core.membership import Membership
+from roomhub.core.message import CHAT, Message
 from roomhub.core.names import username_fault
 from roomhub.core.rates import Rate
-from roomhub.core.room import Member, Room, Share
+from roomhub.core.room import Room, Share
 from roomhub.core.session import OPEN, Session, State
+from roomhub.core.speech import Speech
+from roomhub.core.state import LOG_AGE_LOOKS, HubState
 from roomhub.core.statistics import Statistics
 
 __all__ = ["Hub", "Share", "Statistics"]
 
 C = TypeVar("C", bound=Hashable)
-
-PLAIN_ROSTER_INTERVALS: Final = 2
-"""A large room's plain roster goes out once in this many ``presence_interval_s`` (once a second by default)."""
-LOG_AGE_LOOKS: Final = 8
-"""A room's log is looked through so often in ``log_age_s``, for what would be too old at the next look."""
-
-Timer: TypeAlias = Literal["ping", "silence", "idle", "write", "roster", "age"]
 
 
 class Hub(Generic[C]):
@@ -68,10 +61,6 @@ class Hub(Generic[C]):
         room_rule: gives None for a good room name and otherwise what is wrong with it. What it raises comes out of
             ``handle``: it is the program's, and nobody has joined. It is not asked for a name that has no UTF-8.
 
-    Attributes:
-        announces: give ``Announce`` for every message and wait for ``Published`` (a message hook, a backplane).
-        authorizes: give ``Authorize`` for every join and wait for ``Authorized``.
-        reports: give ``Report`` for every chat, arrival and departure.
     """
 
     def __init__(
@@ -83,40 +72,24 @@ class Hub(Generic[C]):
     ) -> None:
         limits = limits or Limits()
         self.limits: Limits = limits
-        self.announces: bool = False
-        self.authorizes: bool = False
-        self.reports: bool = False
+        state: HubState[C] = HubState(epoch, limits)
+        self._state = state
         self._admission = Admission(limits, room_rule)
         self.room_rule: Callable[[str], str | None] = self._admission.room_fault
-        self._epoch = epoch
-        self._incarnations = 0
-        self._wall_offset_ms = 0.0
-        self._logs_age = math.isfinite(limits.log_age_s)
+        self._membership: Membership[C] = Membership(state, self._admission)
+        self._speech: Speech[C] = Speech(state, self._membership)
+        self._sessions = state.sessions
+        self._rooms = state.rooms
+        self._users = state.users
+        self._delivery = state.delivery
+        self._deadlines = state.deadlines
+        self._effects = state.effects
         self._puts_out_idle = math.isfinite(limits.idle_timeout_s)
-        self._sessions: dict[C, Session[C]] = {}
-        self._rooms: dict[str, Room[C]] = {}
-        self._users: dict[str, dict[Session[C], None]] = {}
-        self._delivery: Delivery[C] = Delivery(limits)
-        # Rooms with new entries, whose blocked members are judged at the next tick.
-        self._grown: dict[Room[C], None] = {}
-        self._effects: list[Effect[C]] = []
-        self._deadlines: Deadlines[Timer, Any] = Deadlines(
-            {
-                "ping": limits.ping_interval_s,
-                "silence": limits.pong_timeout_s,
-                "idle": limits.idle_timeout_s,
-                "write": limits.write_timeout_s,
-                "roster": limits.presence_interval_s * PLAIN_ROSTER_INTERVALS,
-                "age": limits.log_age_s / LOG_AGE_LOOKS,
-            }
-        )
         # The time a probed peer has had at least when its silence is held against it; less, and it is we who were late.
         self._answer_s = (limits.pong_timeout_s - limits.ping_interval_s) / 2
         self._message_rate = Rate(limits.message_rate_per_s, limits.message_burst)
-        self._messages_in = self._published = self._dropped = 0
+        self._messages_in = 0
         self._bytes_in = 0
-        self._evictions: Counter[str] = Counter()
-        self._refusals: Counter[str] = Counter()
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             Connected: self._connected,
             Received: self._received,
@@ -160,8 +133,8 @@ class Hub(Generic[C]):
         handler(item, now)
         if not self._effects:
             return ()
-        effects = self._effects
-        self._effects = []
+        effects = self._effects.copy()
+        self._effects.clear()
         return effects
 
     def share(self, most_members: int = 256) -> Share[C] | None:
@@ -219,6 +192,33 @@ class Hub(Generic[C]):
         """Whether there is nothing to share and nobody to name."""
         return self._delivery.is_settled
 
+    @property
+    def announces(self) -> bool:
+        """Give ``Announce`` for every message and wait for ``Published`` (a message hook, a backplane)."""
+        return self._state.announces
+
+    @announces.setter
+    def announces(self, on: bool) -> None:
+        self._state.announces = on
+
+    @property
+    def authorizes(self) -> bool:
+        """Give ``Authorize`` for every join and wait for ``Authorized``."""
+        return self._state.authorizes
+
+    @authorizes.setter
+    def authorizes(self, on: bool) -> None:
+        self._state.authorizes = on
+
+    @property
+    def reports(self) -> bool:
+        """Give ``Report`` for every chat, arrival and departure."""
+        return self._state.reports
+
+    @reports.setter
+    def reports(self, on: bool) -> None:
+        self._state.reports = on
+
     # -- questions ----------------------------------------------------------------------------------------------------
 
     def rooms(self) -> Sequence[str]:
@@ -263,16 +263,16 @@ class Hub(Generic[C]):
             rooms=len(self._rooms),
             members=sum(len(room.members) for room in self._rooms.values()),
             messages_in=self._messages_in,
-            messages_published=self._published,
-            messages_dropped=self._dropped,
+            messages_published=self._speech.published,
+            messages_dropped=self._state.dropped,
             deliveries=self._delivery.frames,
             bytes_in=self._bytes_in,
             bytes_out=self._delivery.bytes,
             lag_messages=max(
                 (room.head - member.cursor for room in self._rooms.values() for member in room.behind), default=0
             ),
-            evictions=dict(self._evictions),
-            refusals=dict(self._refusals),
+            evictions=dict(self._state.evictions),
+            refusals=dict(self._state.refusals),
         )
 
     # -- events: connections ------------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ class Hub(Generic[C]):
         self._admission.enter(event.address)
         self._users.setdefault(event.username, {})[session] = None
         if refusal is not None:
-            self._refuse(session, refusal)
+            self._membership.refuse(session, refusal)
             return
         deadlines = self._deadlines
         deadlines.arm("ping", session, now)
@@ -301,7 +301,7 @@ class Hub(Generic[C]):
         deadlines.arm("idle", session, now)
         for room, fault in rooms:
             if session.state is State.OPEN:
-                self._ask_to_join(session, room, fault, now)
+                self._membership.ask_to_join(session, room, fault, now)
 
     def _received(self, event: Received[C], now: float) -> None:
         session = self._sessions.get(event.client)
@@ -316,24 +316,24 @@ class Hub(Generic[C]):
             self._deadlines.arm("idle", session, now)
         due = self._message_rate.take(session.message_due_s, now)
         if due is None:
-            self._dropped += 1
-            self._evict(session, errors.RATE_LIMITED, now)
+            self._state.dropped += 1
+            self._membership.evict(session, errors.RATE_LIMITED, now)
             return
         session.message_due_s = due
         try:
             self._bytes_in += len(text) if text.isascii() else wire_bytes(text)
         except UnicodeEncodeError:
             # No wire can carry a lone surrogate, but a program might; it would fail at the framing, for every member.
-            self._dropped += 1
+            self._state.dropped += 1
             return
         request = session.lane.codec.decode(text)
         match request:
             case Chat():
-                self._chat(session, request, now)
+                self._speech.chat(session, request, now)
             case Join():
-                self._ask_to_join(session, request.room, self.room_rule(request.room), now)
+                self._membership.ask_to_join(session, request.room, self.room_rule(request.room), now)
             case Leave():
-                self._leave_room(session, request.room, now)
+                self._membership.leave_room(session, request.room, now)
             case _:
                 assert_never(request)
 
@@ -368,7 +368,7 @@ class Hub(Generic[C]):
         was_open = session.state is State.OPEN
         session.state = State.ABSENT
         if was_open:
-            self._vacate(session, now, keep_unread=False)
+            self._membership.vacate(session, now, keep_unread=False)
             self._deadlines.cancel_all(session)
         del self._sessions[event.client]
         self._delivery.unname(session)
@@ -381,12 +381,12 @@ class Hub(Generic[C]):
     def _authorized(self, event: Authorized[C], now: float) -> None:
         session = self._sessions.get(event.client)
         if session is not None and session.state is State.OPEN:
-            self._join(session, event.room, now)
+            self._membership.join(session, event.room, now)
 
     def _denied(self, event: Denied[C], now: float) -> None:
         session = self._sessions.get(event.client)
         if session is not None and session.state is State.OPEN:
-            self._refuse_join(session, errors.FORBIDDEN)
+            self._membership.refuse_join(session, errors.FORBIDDEN)
 
     # -- events: messages, time ---------------------------------------------------------------------------------------
 
@@ -395,15 +395,15 @@ class Hub(Generic[C]):
         self._check_message(message.room, content=message.content, username=message.username, user=message.user)
         # A copy: it gets its place, and whoever made the event may say it again.
         own = Message(CHAT, message.room, message.user, message.username, message.content)
-        self._take_place(own, event.ref, now)
+        self._speech.take_place(own, event.ref, now)
 
     def _refused(self, event: Refused, now: float) -> None:
-        self._dropped += 1
+        self._state.dropped += 1
         if event.ref is not None:
             self._effects.append(Settle(event.ref, None))
 
     def _clock_set(self, event: ClockSet, now: float) -> None:
-        self._wall_offset_ms = event.unix_ms - now * 1000
+        self._speech.wall_offset_ms = event.unix_ms - now * 1000
 
     def _ticked(self, event: Ticked, now: float) -> None:
         for kind, key in self._deadlines.expired(now):
@@ -415,25 +415,25 @@ class Hub(Generic[C]):
                     self._deadlines.arm("ping", key, now)
                 case "silence":
                     if key.probed_at > key.heard_at and now - key.probed_at >= self._answer_s:
-                        self._evict(key, errors.NO_PONG, now)
+                        self._membership.evict(key, errors.NO_PONG, now)
                     else:
                         # The program was late, not the peer: it had no time to answer. So a stalled event loop, or a
                         # machine that slept, does not cost everybody the connection.
                         self._deadlines.arm("silence", key, now)
                 case "idle":
-                    self._evict(key, errors.IDLE, now)
+                    self._membership.evict(key, errors.IDLE, now)
                 case "write":
-                    self._evict(key, errors.SLOW_CONSUMER, now)
+                    self._membership.evict(key, errors.SLOW_CONSUMER, now)
                 case "roster":
                     # Armed again already if somebody put out in this tick was told of: then the rest waits for that.
                     if presence.has_news(key) and not self._deadlines.is_armed("roster", key):
-                        self._tell_presence(key)
+                        self._membership.tell_presence(key)
                         self._deadlines.arm("roster", key, now)
                 case "age":
                     self._age_log(key, now)
                 case _:
                     assert_never(kind)
-        while self._grown:
+        while self._state.grown:
             # Again for the notices of those put out.
             self._judge_lag(now)
 
@@ -446,7 +446,7 @@ class Hub(Generic[C]):
     def _judge_lag(self, now: float) -> None:
         """Put out who is too far behind. Only whoever refused a write in an earlier tick can be: others had no turn."""
         limits = self.limits
-        grown, self._grown = self._grown, {}
+        grown, self._state.grown = self._state.grown, {}
         slow = [
             member.session
             for room in grown
@@ -458,21 +458,17 @@ class Hub(Generic[C]):
             )
         ]
         for session in slow:
-            self._evict(session, errors.SLOW_CONSUMER, now)
-
-    def _judge_direct(self, session: Session[C], now: float) -> None:
-        if session.direct_bytes > self.limits.direct_bytes and session.blocked:
-            self._evict(session, errors.SLOW_CONSUMER, now)
+            self._membership.evict(session, errors.SLOW_CONSUMER, now)
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
     def _publish(self, command: Publish, now: float) -> None:
         self._check_message(command.room, content=command.content, username=command.username)
         message = Message(CHAT, command.room, command.username, command.username, command.content)
-        if self.announces:
+        if self._state.announces:
             self._effects.append(Announce(message, command.ref))
         else:
-            self._take_place(message, command.ref, now)
+            self._speech.take_place(message, command.ref, now)
 
     def _enter(self, command: Enter[C], now: float) -> None:
         session = self._sessions.get(command.client)
@@ -480,12 +476,12 @@ class Hub(Generic[C]):
             raise KeyError(f"no connected client is {command.client!r}")
         self._check_room_name(command.room)
         if session.state is State.OPEN:
-            self._ask_to_join(session, command.room, None, now)
+            self._membership.ask_to_join(session, command.room, None, now)
 
     def _exit(self, command: Exit[C], now: float) -> None:
         session = self._sessions.get(command.client)
         if session is not None and session.state is State.OPEN:
-            self._leave_room(session, command.room, now)
+            self._membership.leave_room(session, command.room, now)
 
     def _kick(self, command: Kick, now: float) -> None:
         self._check_reason(command.reason)
@@ -493,24 +489,24 @@ class Hub(Generic[C]):
             if session.state is not State.OPEN:
                 continue
             if command.room is None:
-                self._evict(session, command.reason, now)
+                self._membership.evict(session, command.reason, now)
             elif session.member_of(command.room) is not None:
                 if len(session.members) == 1:
-                    self._evict(session, command.reason, now)
+                    self._membership.evict(session, command.reason, now)
                 else:
-                    self._leave_room(session, command.room, now)
+                    self._membership.leave_room(session, command.room, now)
 
     def _close_room(self, command: CloseRoom, now: float) -> None:
         room = self._rooms.get(command.room)
         if room is None:
             return
         # Nobody stays to hear who left, so nobody is told: closing a room of n is n closes, not n² notices.
-        self._forget_room(room)
+        self._membership.forget_room(room)
         for member in list(room.members.values()):
             session = member.session
-            self._leave(session, member, now, keep_unread=True, tell=False)
+            self._membership.leave(session, member, now, keep_unread=True, tell=False)
             if not session.members:
-                self._close(session, errors.ROOM_CLOSED, self._evictions)
+                self._membership.close(session, errors.ROOM_CLOSED, self._state.evictions)
 
     def _dismiss(self, command: Dismiss[C], now: float) -> None:
         self._check_reason(command.reason)
@@ -519,200 +515,22 @@ class Hub(Generic[C]):
         # All of them before the first leaves, so that none gets to hear of the others.
         for session in leaving:
             for member in session.members:
-                self._keep_unread(session, member)
+                self._membership.keep_unread(session, member)
         for session in leaving:
-            self._vacate(session, now, keep_unread=False)
-            self._close(session, command.reason, self._evictions)
+            self._membership.vacate(session, now, keep_unread=False)
+            self._membership.close(session, command.reason, self._state.evictions)
 
     def _drain(self, command: Drain, now: float) -> None:
         self._admission.draining = True
         for room in list(self._rooms.values()):
-            self._forget_room(room)
+            self._membership.forget_room(room)
         for session in list(self._sessions.values()):
             if session.state is State.OPEN:
                 for member in session.members:
-                    self._leave(session, member, now, keep_unread=True, tell=False)
-                self._close(session, errors.DRAINING, self._evictions)
+                    self._membership.leave(session, member, now, keep_unread=True, tell=False)
+                self._membership.close(session, errors.DRAINING, self._state.evictions)
 
-    # -- joining and leaving ------------------------------------------------------------------------------------------
-
-    def _ask_to_join(self, session: Session[C], name: str, fault: str | None, now: float) -> None:
-        """``fault`` is what the rule has to say of the name."""
-        if not self._admission.takes_join(session.address, session.username, now):
-            self._refuse_join(session, errors.RATE_LIMITED)
-        elif fault is not None:
-            self._refuse_join(session, errors.PROTOCOL)
-        elif self.authorizes:
-            self._effects.append(Authorize(session.client, name, session.username))
-        else:
-            self._join(session, name, now)
-
-    def _join(self, session: Session[C], name: str, now: float) -> None:
-        if session.member_of(name) is not None:
-            return
-        if len(session.members) >= self.limits.rooms_per_client:
-            self._refuse_join(session, errors.RATE_LIMITED)
-            return
-        room = self._rooms.get(name)
-        if room is None:
-            if len(self._rooms) >= self.limits.rooms:
-                self._refuse_join(session, errors.OVER_CAPACITY)
-                return
-            room = self._make_room(name)
-        user = session.username
-        if user in room.users:
-            session.members += (room.enter(session),)
-            session.steer()
-            # Nobody else hears of a further session. If they have yet to hear of the first, it hears that with them.
-            if user not in room.arrivals:
-                self._answer(session, presence.told_roster(room))
-                self._answer(session, presence.joined(room, user))
-                self._judge_direct(session, now)
-            return
-        session.members += (room.enter(session),)
-        session.steer()
-        presence.note_arrival(room, user)
-        if self.reports:
-            self._effects.append(Report(presence.joined(room, user)))
-        self._tell_presence_in_time(room, now)
-
-    def _leave_room(self, session: Session[C], name: str, now: float) -> None:
-        member = session.member_of(name)
-        if member is not None:
-            self._leave(session, member, now, keep_unread=True)
-            self._judge_direct(session, now)
-
-    def _leave(
-        self, session: Session[C], member: Member[C], now: float, *, keep_unread: bool, tell: bool = True
-    ) -> None:
-        """The one way out of a room. What the log held for the member until now becomes its own; then others hear."""
-        room = member.room
-        if keep_unread:
-            self._keep_unread(session, member)
-        session.members = tuple(other for other in session.members if other is not member)
-        last = room.exit(member)
-        session.steer()
-        if last:
-            if self.reports:
-                self._effects.append(Report(presence.left(room, session.username)))
-            if tell and room.members:
-                presence.note_departure(room, session.username)
-                self._tell_presence_in_time(room, now)
-        self._free_if_empty(room)
-
-    def _keep_unread(self, session: Session[C], member: Member[C]) -> None:
-        if member.cursor < member.room.head:
-            log = member.log
-            self._delivery.give(session, log.frames[member.cursor - log.base :], log.lag_bytes(member.cursor))
-
-    def _vacate(self, session: Session[C], now: float, *, keep_unread: bool) -> None:
-        for member in session.members:
-            self._leave(session, member, now, keep_unread=keep_unread)
-
-    def _tell_presence_in_time(self, room: Room[C], now: float) -> None:
-        deadlines = self._deadlines
-        if len(room.members) <= self.limits.presence_batch_members:
-            self._tell_presence(room)
-        elif not deadlines.is_armed("roster", room):
-            self._tell_presence(room)
-            deadlines.arm("roster", room, now)
-
-    def _tell_presence(self, room: Room[C]) -> None:
-        for message in presence.news(room):
-            room.append(message)
-        self._grow(room)
-
-    # -- speaking -----------------------------------------------------------------------------------------------------
-
-    def _chat(self, session: Session[C], chat: Chat, now: float) -> None:
-        members = session.members
-        member = members[0] if chat.room is None and members else session.member_of(chat.room or "")
-        if member is None:
-            self._dropped += 1
-            return
-        room = member.room
-        room.speaker = member
-        message = Message(CHAT, room.name, session.username, session.username, chat.content)
-        if self.announces:
-            self._effects.append(Announce(message, None))
-        else:
-            self._append_chat(room, message, None, now)
-
-    def _take_place(self, message: Message, ref: Hashable, now: float) -> None:
-        room = self._rooms.get(message.room)
-        if room is not None:
-            self._append_chat(room, message, ref, now)
-            return
-        # Nobody is there to hear it; whoever waits for its position still gets one.
-        room = self._make_room(message.room)
-        self._append_chat(room, message, ref, now)
-        self._forget_room(room)
-
-    def _append_chat(self, room: Room[C], message: Message, ref: Hashable, now: float) -> None:
-        """The one path of a message into a room, whoever said it."""
-        if room.arrivals or room.departures:
-            # Nobody may be heard before it is said to be here.
-            self._tell_presence(room)
-        room.offset += 1
-        message.offset = room.offset
-        ts_ms = int(now * 1000 + self._wall_offset_ms)
-        if ts_ms < room.ts_ms:
-            ts_ms = room.ts_ms
-        room.ts_ms = message.ts_ms = ts_ms
-        room.append(message)
-        limits = self.limits
-        room.record(message, now, limits.log_messages, limits.log_bytes)
-        if self._logs_age and not self._deadlines.is_armed("age", room):
-            self._deadlines.arm("age", room, now)
-        self._published += 1
-        self._grow(room)
-        if self.reports:
-            self._effects.append(Report(message))
-        if ref is not None:
-            self._effects.append(Settle(ref, Position(room.epoch, room.offset)))
-
-    def _grow(self, room: Room[C]) -> None:
-        self._grown[room] = None
-        self._delivery.soil(room)
-
-    # -- a session's own frames, and its end --------------------------------------------------------------------------
-
-    def _answer(self, session: Session[C], message: Message) -> None:
-        text = session.lane.codec.encode(message)
-        if text:
-            frame = session.lane.direct(text)
-            self._delivery.give(session, [frame], wire_bytes(frame))
-
-    def _refuse_join(self, session: Session[C], reason: CloseReason) -> None:
-        """A plain client asked for one room; without it there is nothing to stay for."""
-        if session.members:
-            self._refusals[reason.name] += 1
-        else:
-            self._refuse(session, reason)
-
-    def _refuse(self, session: Session[C], reason: CloseReason) -> None:
-        self._close(session, reason, self._refusals)
-
-    def _evict(self, session: Session[C], reason: CloseReason, now: float) -> None:
-        """Close a client and tell its rooms. What it has not read goes out before, unless it does not read."""
-        if session.state is not State.OPEN:
-            return
-        is_slow = reason is errors.SLOW_CONSUMER or reason is errors.NO_PONG
-        if is_slow:
-            session.direct = None
-        self._vacate(session, now, keep_unread=not is_slow)
-        self._close(session, reason, self._evictions)
-
-    def _close(self, session: Session[C], reason: CloseReason, counter: Counter[str]) -> None:
-        counter[reason.name] += 1
-        session.state = State.CLOSING
-        session.blocked = False
-        session.waiting = True  # it is told to close, which says to pull
-        self._delivery.unname(session)
-        self._deadlines.cancel_all(session)
-        self._effects.append(Close(session.client, reason))
-
-    # -- rooms --------------------------------------------------------------------------------------------------------
+    # -- what the caller gave -----------------------------------------------------------------------------------------
 
     def _check_message(self, room: str, **texts: str) -> None:
         if room not in self._rooms:
@@ -734,22 +552,3 @@ class Hub(Generic[C]):
     def _check_reason(self, reason: CloseReason) -> None:
         if not isinstance(reason, CloseReason):
             raise TypeError(f"reason must be a CloseReason, not {reason!r}")
-
-    def _make_room(self, name: str) -> Room[C]:
-        self._incarnations += 1
-        room = self._rooms[name] = Room(name, f"{self._epoch}.{self._incarnations}")
-        return room
-
-    def _free_if_empty(self, room: Room[C]) -> None:
-        if not room.members and self._rooms.get(room.name) is room:
-            self._forget_room(room)
-
-    def _forget_room(self, room: Room[C]) -> None:
-        del self._rooms[room.name]
-        self._grown.pop(room, None)
-        self._delivery.forget(room)
-        self._deadlines.cancel_all(room)
-        # Its roster, or a look at its log, may be due in this very tick: then there is nothing left to tell or to keep.
-        room.arrivals.clear()
-        room.departures.clear()
-        room.log.clear()

@@ -1,0 +1,100 @@
+"""What the parts of a hub share: who is here, what has to be told, and what was counted.
+
+Every part is given the one ``HubState`` and keeps no state of its own that another would need.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Hashable
+from typing import Any, Final, Generic, Literal, TypeAlias
+
+from typing_extensions import TypeVar
+
+from roomhub.core.deadlines import Deadlines
+from roomhub.core.delivery import Delivery
+from roomhub.core.effects import Effect
+from roomhub.core.limits import Limits
+from roomhub.core.room import Room
+from roomhub.core.session import Session
+
+__all__ = ["LOG_AGE_LOOKS", "HubState", "Timer"]
+
+C = TypeVar("C", bound=Hashable)
+
+PLAIN_ROSTER_INTERVALS: Final = 2
+"""A large room's plain roster goes out once in this many ``presence_interval_s`` (once a second by default)."""
+LOG_AGE_LOOKS: Final = 8
+"""A room's log is looked through so often in ``log_age_s``, for what would be too old at the next look."""
+
+Timer: TypeAlias = Literal["ping", "silence", "idle", "write", "roster", "age"]
+
+
+class HubState(Generic[C]):
+    """The state of one hub.
+
+    Attributes:
+        sessions, rooms: the connections and the rooms there are.
+        users: each user's connections.
+        delivery: who gets what next.
+        deadlines: what ends when.
+        effects: the orders that the item in hand has led to.
+        grown: rooms with new entries, whose blocked members are judged at the next tick.
+        evictions, refusals: connections closed, and not let in, by the reason's name.
+        dropped: messages that came to nothing.
+        announces, authorizes, reports: as ``Hub`` has them.
+    """
+
+    __slots__ = (
+        "announces",
+        "authorizes",
+        "deadlines",
+        "delivery",
+        "dropped",
+        "effects",
+        "epoch",
+        "evictions",
+        "grown",
+        "incarnations",
+        "limits",
+        "refusals",
+        "reports",
+        "rooms",
+        "sessions",
+        "users",
+    )
+
+    def __init__(self, epoch: str, limits: Limits) -> None:
+        self.limits: Limits = limits
+        self.epoch: str = epoch
+        self.incarnations: int = 0
+        self.announces: bool = False
+        self.authorizes: bool = False
+        self.reports: bool = False
+        self.sessions: dict[C, Session[C]] = {}
+        self.rooms: dict[str, Room[C]] = {}
+        self.users: dict[str, dict[Session[C], None]] = {}
+        self.delivery: Delivery[C] = Delivery(limits)
+        self.grown: dict[Room[C], None] = {}
+        self.effects: list[Effect[C]] = []
+        self.deadlines: Deadlines[Timer, Any] = Deadlines(
+            {
+                "ping": limits.ping_interval_s,
+                "silence": limits.pong_timeout_s,
+                "idle": limits.idle_timeout_s,
+                "write": limits.write_timeout_s,
+                "roster": limits.presence_interval_s * PLAIN_ROSTER_INTERVALS,
+                "age": limits.log_age_s / LOG_AGE_LOOKS,
+            }
+        )
+        self.dropped: int = 0
+        self.evictions: Counter[str] = Counter()
+        self.refusals: Counter[str] = Counter()
+
+    @property
+    def logs_age(self) -> bool:
+        return math.isfinite(self.limits.log_age_s)
+
+    def grow(self, room: Room[C]) -> None:
+        """The room has a new entry."""
+        self.grown[room] = None
+        self.delivery.soil(room)

@@ -1,0 +1,1 @@
+"""Where rooms' histories are kept beyond the life of the process."""

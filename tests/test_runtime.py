@@ -1481,3 +1481,22 @@ async def test_no_order_of_a_callback_overtakes_those_that_wait_for_the_next_flu
             said = [line.partition(": ")[2] for line in chats(ann)]
             assert len(said) == 402
             assert [line.partition(": ")[2] for line in chats(eve)] == said
+
+
+async def test_clients_that_pull_take_turns_with_everything_else() -> None:
+    """A flush that is out of time lets one pull, not all; the others are not forgotten."""
+    async with Runtime(clock=ManualClock()) as runtime:
+        wires = [Wire(runtime, f"u{number}", "lobby") for number in range(5)]
+        await settle()
+        runtime.hold_flush()
+        before = [wire.notified for wire in wires]
+        runtime.publish("lobby", "news")
+        for served in range(1, 6):
+            assert runtime.flush(-1) is (served == 5)
+            assert sum(wire.notified for wire in wires) - sum(before) == served
+        assert all("news" in str(wire.written) for wire in wires)
+        runtime.publish("lobby", "more")
+        runtime.flush(-1)
+        runtime.release_flush()
+        await settle()
+        assert all("more" in str(wire.written) for wire in wires)

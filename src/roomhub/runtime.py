@@ -118,6 +118,7 @@ class Runtime:
         # What came in while an item was handled, and the orders among it that wait for the next flush.
         self._queue: deque[Event[Client] | Command[Client]] = deque()
         self._later: deque[Event[Client] | Command[Client]] = deque()
+        self._named: deque[Client] = deque()  # of whom there is something to pull, and who are yet to be told
         self._flush_wanted = anyio.Event()
         self._flush_holders = 0
         self._flushed: anyio.Event | None = None
@@ -169,9 +170,14 @@ class Runtime:
     async def drain(self) -> None:
         """Close every connection with the reason ``draining``; return when all are gone, or ``drain_timeout_s`` later.
 
+        Clients of v1 are told ``drain_notice_s`` before.
+
         From then on nobody is let in. What was published before is written first.
         """
         self._is_draining = True
+        if self.limits.drain_notice_s and not self.hub.is_empty:
+            self.submit(Drain(self.limits.drain_notice_s))
+            await self.clock.sleep_until(self.clock.now() + self.limits.drain_notice_s)
         self.submit(Drain())
         deadline = self.clock.now() + self.limits.drain_timeout_s
         async with anyio.create_task_group() as waiting:
@@ -262,7 +268,7 @@ class Runtime:
     def release_flush(self) -> None:
         """The tick is over."""
         self._flush_holders -= 1
-        if not self._flush_holders and not self.hub.is_settled:
+        if not self._flush_holders and (self._named or not self.hub.is_settled):
             self._flush_wanted.set()
 
     def flush(self, budget_s: float = FLUSH_BUDGET_S) -> bool:
@@ -271,8 +277,8 @@ class Runtime:
         if self._later:
             self._work_off_later()
         hub = self.hub
-        self._notify()
         end = time.perf_counter() + budget_s
+        self._notify(end)
         while (share := hub.share(TURN_MEMBERS)) is not None:
             chunk = share.chunk
             clients: Sequence[Any] = share.clients  # SharingClients: others are named, not served together
@@ -284,12 +290,13 @@ class Runtime:
             if time.perf_counter() > end and not hub.is_settled:
                 break
         else:
-            self._notify()
+            if not self._named:
+                self._notify(end)
         while self._queue:
             self.submit(self._queue.popleft())
         self.reschedule()
         self._tell_flushed()
-        return hub.is_settled and not self._later
+        return hub.is_settled and not self._later and not self._named
 
     async def flushed(self) -> None:
         """Return after the next flush, when a client may no longer be ``is_backlogged``. Also when the runtime ends."""
@@ -457,12 +464,19 @@ class Runtime:
             case _:
                 assert_never(effect)
 
-    def _notify(self) -> None:
-        for client in self.hub.take_named():
+    def _notify(self, end: float) -> None:
+        """Let clients pull that pull for themselves, at least one, until the time is up; the others wait their turn."""
+        named = self._named
+        named.extend(self.hub.take_named())
+        while named:
+            client = named.popleft()
             try:
                 client.notify()
             except Exception:
                 self._give_up(client)
+            # Two hundred that come back at once have a second's worth of history to write.
+            if time.perf_counter() > end:
+                return
 
     def _give_up(self, client: Client) -> None:
         """A transport's method raised, which it must not. For the hub that client is gone; the others are served."""

@@ -598,6 +598,8 @@ class World:
             del self.places[room]
 
     def _tell_in_time(self, place: Place) -> None:
+        if not place.left and not place.joined:
+            return
         if len(place.members) <= self.limits.presence_batch_members:
             self._tell(place)
         elif place.quiet_until is None:

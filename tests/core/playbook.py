@@ -21,22 +21,28 @@ from typing import Any
 
 from roomhub.core.codec import Chunk, Codec, Lane, PlainCodec, text_lane
 from roomhub.core.effects import Announce, Authorize, Close, Effect, Probe, Report, Settle
-from roomhub.core.events import Ticked
+from roomhub.core.events import Received, Ticked
 from roomhub.core.hub import Hub
+from roomhub.core.json_codec import JsonCodec
 from roomhub.core.limits import Limits
 from roomhub.core.message import Message
+from roomhub.core.protocol import SERVER_MESSAGES
 
 __all__ = [
     "BYTES",
     "TEXT",
+    "V1",
     "After",
+    "Hears",
     "Nothing",
     "Playbook",
     "Sees",
     "brief",
+    "check_shape",
     "frames",
     "netstring_lane",
     "same",
+    "says",
     "told",
 ]
 
@@ -57,6 +63,7 @@ def _concatenate(parts: Any) -> bytes:
 
 TEXT = text_lane(PlainCodec())
 BYTES = netstring_lane()
+V1 = netstring_lane(JsonCodec(Limits()), v1=True)
 
 
 def frames(chunk: Chunk) -> Iterator[str]:
@@ -124,6 +131,26 @@ class Sees:
         self.lines = list(lines)
 
 
+class Hears:
+    """The same for a client of v1: each message has these fields, and perhaps others; a text is a type alone."""
+
+    def __init__(self, client: str, *messages: str | dict[str, Any]) -> None:
+        self.client = client
+        self.messages = [{"type": message} if isinstance(message, str) else message for message in messages]
+
+
+def says(client: str, kind: str, **fields: Any) -> Received[str]:
+    """A client of v1 says this; a field ``from_`` would be ``from``."""
+    return Received(client, json.dumps({"type": kind, **fields}, ensure_ascii=False))
+
+
+def check_shape(message: dict[str, Any]) -> None:
+    """Whether ``protocol.py`` knows the message: its type, all of its fields, none missing."""
+    fields = {field.name: field.required for field in SERVER_MESSAGES[message["type"]]}
+    assert {"type", *(name for name, required in fields.items() if required)} <= set(message), message
+    assert set(message) <= {"type", *fields}, message
+
+
 class Playbook:
     """A hub, a clock, and what every client has seen so far.
 
@@ -161,11 +188,19 @@ class Playbook:
             lines = [brief(frame) for frame in self.raw[expected.client][self._seen[expected.client] :]]
             self._seen[expected.client] += len(lines)
             assert lines == expected.lines, f"{expected.client} saw {lines}"
+        elif isinstance(expected, Hears):
+            heard = self.hear(expected.client)
+            found = [
+                {name: message.get(name) for name in wanted}
+                for message, wanted in zip(heard, expected.messages, strict=False)
+            ]
+            assert found == expected.messages, f"{expected.client} heard {heard}"
+            assert len(heard) == len(found), f"{expected.client} heard {heard}"
         elif isinstance(expected, Nothing):
             self.serve()
             assert not self.orders, f"nobody expected {list(self.orders)}"
             for client, raw in self.raw.items():
-                news = [brief(frame) for frame in raw[self._seen[client] :]]
+                news = raw[self._seen[client] :]
                 assert not news, f"{client} saw {news[:9]}"
         elif isinstance(expected, type):
             assert self.orders, f"expected an order: {expected.__name__}"
@@ -182,9 +217,18 @@ class Playbook:
         orders, self.orders = self.orders, deque()
         return [short(order) for order in orders]
 
+    def hear(self, client: str) -> list[dict[str, Any]]:
+        """What a client of v1 has heard since it was last asked."""
+        self.serve()
+        heard = [json.loads(frame) for frame in self.raw[client][self._seen[client] :]]
+        for message in heard:
+            check_shape(message)
+        self._seen[client] += len(heard)
+        return heard
+
     def serve(self) -> None:
         """All that the hub has for anybody, as a runtime would at the end of a tick."""
-        while not self.hub.is_settled:
+        while not self.hub._delivery.is_settled:
             while (share := self.hub.share(64)) is not None:
                 for client in share.clients:
                     self.take(client, share.chunk)

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roomhub.core.codec import Chat, PlainCodec, text_lane, wire_bytes
+from roomhub.core.codec import PlainCodec, text_lane, wire_bytes
 from roomhub.core.message import CHAT, ONLINE_USERS, USER_JOINED, USER_LEFT, Kind, Message
+from roomhub.core.requests import Chat
 from tests.core.playbook import BYTES, TEXT, frames
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from roomhub.core.codec import Chat, Chunk, Frame, Lane, PlainCodec, Request
+from roomhub.core.codec import Chunk, Frame, Lane, PlainCodec
 from roomhub.core.commands import Kick, Publish
 from roomhub.core.events import Connected, Received, Ticked
 from roomhub.core.hub import Hub
 from roomhub.core.limits import Limits
 from roomhub.core.message import Message
+from roomhub.core.requests import Chat, Request
 from roomhub.core.room import Room
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from roomhub.core import errors
-from roomhub.core.codec import Chat, Join, Lane, Leave, PlainCodec, Request
+from roomhub.core.codec import Lane, PlainCodec
 from roomhub.core.commands import CloseRoom, Dismiss, Drain, Enter, Exit, Kick, Publish
 from roomhub.core.effects import Announce, Authorize, Close, Probe, Report, Settle
 from roomhub.core.errors import (
@@ -40,6 +40,7 @@ from roomhub.core.events import (
 from roomhub.core.hub import Hub
 from roomhub.core.limits import Limits
 from roomhub.core.message import CHAT, Message, Position
+from roomhub.core.requests import Chat, Join, Leave, Request
 from roomhub.core.session import State
 from tests.core.playbook import BYTES, TEXT, After, Nothing, Playbook, Sees, brief, netstring_lane, told
 
@@ -181,7 +182,7 @@ def test_history_keeps_the_newest_messages() -> None:
         play >> Publish("r", content, "Zoe")
     history = play.hub.history("r")
     assert [message.content for message in history] == ["b", "c", "d"]
-    assert history[0] == Message(CHAT, "r", "Zoe", "Zoe", "b", 2, 0)
+    assert history[0] == Message(CHAT, "r", "Zoe", "Zoe", "b", 2, 0, epoch="e.1")
     assert [message.content for message in play.hub.history("r", 1)] == ["d"]
     assert play.hub.history("elsewhere") == ()
 
@@ -808,7 +809,7 @@ def test_a_report_carries_the_position_and_the_time() -> None:
     play >> Received("ann", "hi")
     report = play.orders.popleft()
     assert isinstance(report, Report)
-    assert report.message == Message(CHAT, "r", "Ann", "Ann", "hi", 1, 77)
+    assert report.message == Message(CHAT, "r", "Ann", "Ann", "hi", 1, 77, epoch="e.1")
 
 
 # -- what a peer may not be called, and what the caller may not do --------------------------------------------------

@@ -18,6 +18,7 @@ ALLOWED = {
     "enum",
     "functools",
     "itertools",
+    "json",
     "json.encoder",
     "math",
     "re",

@@ -21,7 +21,7 @@ from roomhub.core.events import (
 from roomhub.core.hub import Hub
 from roomhub.core.message import CHAT, Message
 from roomhub.core.session import Session, State
-from tests.core.playbook import TEXT, Playbook
+from tests.core.playbook import TEXT, V1, Playbook
 
 OF_A_CLIENT: dict[type, events.Event[str]] = {
     Connected: Connected("c", TEXT, "Cy", ["r"]),
@@ -44,6 +44,10 @@ TRANSITIONS: dict[tuple[State, type], State] = {
     (State.OPEN, Denied): State.OPEN,
     (State.OPEN, Disconnected): State.ABSENT,
     (State.CLOSING, Disconnected): State.ABSENT,
+    (State.GREETING, Received): State.GREETING,  # nothing but hello leads on; test_dialogue.py has that
+    (State.GREETING, Blocked): State.GREETING,
+    (State.GREETING, Writable): State.GREETING,
+    (State.GREETING, Disconnected): State.ABSENT,
 }
 OF_NOBODY = (
     Published(Message(CHAT, "r", "x", "x", "hi")),
@@ -56,7 +60,9 @@ OF_NOBODY = (
 def hub_in(state: State) -> Hub[str]:
     play = Playbook()
     play >> Connected("other", TEXT, "Oz", ["r"])
-    if state is not State.ABSENT:
+    if state is State.GREETING:
+        play >> Connected("c", V1, "Cy", ["r"], secret="s")
+    elif state is not State.ABSENT:
         play >> OF_A_CLIENT[Connected]
     if state is State.CLOSING:
         play >> Kick("Cy")

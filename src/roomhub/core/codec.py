@@ -4,23 +4,21 @@ A *codec* is one dialect. A *lane* is a codec and a framing, that is, everything
 Clients in the same lane get the same bytes, so each message is encoded and framed once a lane and never once a member.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from json.encoder import encode_basestring as quote
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 from roomhub.core.message import Message
+from roomhub.core.requests import Chat, Request
 
 __all__ = [
-    "Chat",
     "Chunk",
     "Codec",
     "Frame",
-    "Join",
     "Lane",
-    "Leave",
     "PlainCodec",
-    "Request",
+    "TalkingCodec",
     "text_lane",
     "wire_bytes",
 ]
@@ -44,37 +42,6 @@ def wire_bytes(data: Frame | Chunk) -> int:
     return sum(map(wire_bytes, data))
 
 
-class Chat:
-    """A peer's wish to say something; ``room`` None means the room it came into first."""
-
-    __slots__ = ("content", "room")
-
-    def __init__(self, room: str | None, content: str) -> None:
-        self.room: str | None = room
-        self.content: str = content
-
-
-class Join:
-    """A peer's wish to enter a room."""
-
-    __slots__ = ("room",)
-
-    def __init__(self, room: str) -> None:
-        self.room: str = room
-
-
-class Leave:
-    """A peer's wish to leave a room."""
-
-    __slots__ = ("room",)
-
-    def __init__(self, room: str) -> None:
-        self.room: str = room
-
-
-Request: TypeAlias = Chat | Join | Leave
-
-
 class Codec(Protocol):
     """One dialect. Both methods are pure, and ``decode`` never raises for what a peer sent."""
 
@@ -92,6 +59,18 @@ class Codec(Protocol):
         ...
 
 
+class TalkingCodec(Codec, Protocol):
+    """A dialect in which requests are answered: its clients say hello and get replies, as v1 has it."""
+
+    def notice(self, kind: str, fields: Mapping[str, Any]) -> str:
+        """A message of this type with these fields; what ``items`` made goes in as it is."""
+        ...
+
+    def items(self, items: Sequence[Mapping[str, Any]]) -> str:
+        """A list, rendered once for many messages."""
+        ...
+
+
 class PlainCodec:
     """The wire of the Go tutorial: text in is content as it is, JSON of exactly four string keys out."""
 
@@ -102,6 +81,8 @@ class PlainCodec:
         return Chat(None, text)
 
     def encode(self, message: Message) -> str:
+        if message.notice is not None:
+            return ""
         tail = _plain_tail(message.room, message.username)
         return f'{{"type":"{message.kind}","content":{quote(message.content)}{tail}'
 
@@ -115,6 +96,9 @@ def _plain_tail(room: str, username: str) -> str:
 class Lane:
     """A codec and a framing. Lanes are compared by identity: make one and share it.
 
+    Attributes:
+        talker: the codec, if its clients are answered (``TalkingCodec``).
+
     Args:
         codec: the dialect.
         frame: one encoded message to one frame.
@@ -123,7 +107,7 @@ class Lane:
         v1: whether the ``v1_`` limits apply.
     """
 
-    __slots__ = ("codec", "direct", "empty", "frame", "join", "nothing", "v1")
+    __slots__ = ("codec", "direct", "empty", "frame", "join", "nothing", "talker", "v1")
 
     def __init__(
         self,
@@ -135,6 +119,7 @@ class Lane:
         v1: bool = False,
     ) -> None:
         self.codec: Codec = codec
+        self.talker: TalkingCodec | None = cast(TalkingCodec, codec) if hasattr(codec, "notice") else None
         self.frame: Callable[[str], Frame] = frame
         self.join: Callable[[Sequence[Frame]], Chunk] = join
         self.direct: Callable[[str], Frame] = direct or frame
@@ -154,6 +139,6 @@ def _texts(frames: Sequence[Frame]) -> Chunk:
     return tuple(frame for frame in frames if isinstance(frame, str) and frame)
 
 
-def text_lane(codec: Codec) -> Lane:
+def text_lane(codec: Codec, *, v1: bool = False) -> Lane:
     """A lane whose chunks are tuples of message texts: for transports that frame by themselves, and for tests."""
-    return Lane(codec, _same, _texts)
+    return Lane(codec, _same, _texts, v1=v1)

@@ -98,12 +98,19 @@ class Dismiss(Generic[C_co]):
 
 
 class Drain:
-    """Take in nobody from now on, and close every connection with the reason ``draining``."""
+    """Take in nobody from now on, and close every connection with the reason ``draining``.
 
-    __slots__ = ()
+    Args:
+        in_s: only say so for now: that it will be in so many seconds. Another ``Drain`` follows then.
+    """
+
+    __slots__ = ("in_s",)
+
+    def __init__(self, in_s: float = 0.0) -> None:
+        self.in_s: float = in_s
 
     def __repr__(self) -> str:
-        return "Drain()"
+        return f"Drain({self.in_s:g})" if self.in_s else "Drain()"
 
 
 Command: TypeAlias = Publish | Enter[C_co] | Exit[C_co] | Kick | CloseRoom | Dismiss[C_co] | Drain

@@ -50,6 +50,10 @@ class Deadlines(Generic[Kind, Key]):
     def is_armed(self, kind: Kind, key: Key) -> bool:
         return key in self._ends[kind]
 
+    def oldest(self, kind: Kind) -> Key | None:
+        """The key of this kind that ends next, None if there is none."""
+        return next(iter(self._ends[kind]), None)
+
     def next(self) -> float:
         """The next end, ``inf`` if nothing is armed. O(kinds)."""
         soonest = math.inf

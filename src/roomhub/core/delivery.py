@@ -13,6 +13,7 @@ from typing_extensions import TypeVar
 
 from roomhub.core.codec import Chunk, Frame, wire_bytes
 from roomhub.core.limits import Limits
+from roomhub.core.replay import Replay
 from roomhub.core.room import Room, Share
 from roomhub.core.session import Session
 
@@ -64,6 +65,8 @@ class Delivery(Generic[C]):
         session.waiting = False
         self.unname(session)
         session.steer()
+        if session.talk is not None:
+            session.talk.spares = True
         for member in session.members:
             member.room.behind[member] = None
 
@@ -77,8 +80,11 @@ class Delivery(Generic[C]):
     def unname(self, session: Session[C]) -> None:
         self.named.pop(session.client, None)
 
-    def give(self, session: Session[C], frames: Sequence[Frame], size: int) -> None:
-        """Frames, so many bytes, for this session alone, to be pulled before what its rooms have for it."""
+    def give(self, session: Session[C], frames: Sequence[Frame | Replay[C]], size: int) -> None:
+        """Frames, so many bytes, for this session alone, to be pulled before what its rooms have for it.
+
+        A replay among them counts nothing: it holds no frames yet.
+        """
         if session.direct is None:
             session.direct = []
         session.direct += frames
@@ -117,7 +123,8 @@ class Delivery(Generic[C]):
 
     def pull(self, session: Session[C]) -> Chunk:
         members = session.members
-        if session.direct is None and len(members) == 1:
+        spares = session.talk is not None and session.talk.spares
+        if session.direct is None and len(members) == 1 and not spares:
             member = members[0]
             start = member.cursor
             if start == member.room.head:
@@ -147,19 +154,34 @@ class Delivery(Generic[C]):
         if direct is not None:
             taken = 0
             while taken < len(direct):
-                size = wire_bytes(direct[taken])
+                item = direct[taken]
+                if isinstance(item, Replay):
+                    if frames and budget <= 0:
+                        break
+                    replayed = item.read(budget)
+                    budget -= sum(map(wire_bytes, replayed))
+                    frames += replayed
+                    if not item.is_done:
+                        break
+                    taken += 1
+                    continue
+                size = wire_bytes(item)
                 if frames and size > budget:
                     break
                 budget -= size
                 session.direct_bytes -= size
-                frames.append(direct[taken])
+                frames.append(item)
                 taken += 1
             session.direct = direct[taken:] or None
             if session.direct is not None:
                 return frames
+        spares = session.talk is not None and session.talk.spares
         for member in session.members:
             log = member.log
             for frame in log.frames[member.cursor - log.base :]:
+                if spares and member.cursor in log.passing:
+                    member.cursor += 1
+                    continue
                 size = wire_bytes(frame)
                 if frames and size > budget:
                     return frames
@@ -171,6 +193,8 @@ class Delivery(Generic[C]):
     def _caught_up(self, session: Session[C]) -> Chunk:
         session.waiting = False
         self.unname(session)
+        if session.talk is not None:
+            session.talk.spares = False
         if not session.blocked:
             for member in session.members:
                 member.room.catch_up(member)

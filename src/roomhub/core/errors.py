@@ -1,12 +1,15 @@
-"""Why a connection ends, as data: the one registry of close reasons.
+"""What can be wrong, as data: the errors that a v1 request gets, and the reasons why a connection ends.
 
 The hundred of a code tells a v1 client what to do next; plain clients get the nearest code of RFC 6455 section 7.4.1
 (and of the IANA registry: 1012, 1013). The close frame's reason text is the name.
 """
 
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple, TypeAlias
 
-__all__ = ["CLOSE_REASONS", "CloseReason", "application_close_reason"]
+__all__ = ["CLOSE_REASONS", "ERRORS", "CloseReason", "Error", "Retry", "application_close_reason"]
+
+Retry: TypeAlias = Literal["no", "after", "now"]
+"""What the peer should do: not try again, try again after a while, or at once."""
 
 
 class CloseReason(NamedTuple):
@@ -21,6 +24,13 @@ class CloseReason(NamedTuple):
     name: str
     code: int
     plain_code: int
+
+    @property
+    def retry(self) -> Retry:
+        """What the hundred of the code tells a v1 client: to stay away, to back off and resume, to resume at once."""
+        if 4100 <= self.code < 4200 or 4700 <= self.code < 4900:
+            return "after"
+        return "now" if 4200 <= self.code < 4300 else "no"
 
 
 _TABLE: Final = (
@@ -62,6 +72,43 @@ NO_PONG = CLOSE_REASONS["no_pong"]
 ROOM_CLOSED = CLOSE_REASONS["room_closed"]
 IDLE = CLOSE_REASONS["idle"]
 FORBIDDEN = CLOSE_REASONS["forbidden"]
+REPLACED = CLOSE_REASONS["replaced"]
+HELLO_TIMEOUT = CLOSE_REASONS["hello_timeout"]
+
+
+class Error(NamedTuple):
+    """What a v1 request gets that is not done.
+
+    Attributes:
+        name: the canonical name.
+        code: a number for it, close to HTTP's.
+        retry: whether it helps to try again.
+    """
+
+    name: str
+    code: int
+    retry: Retry
+
+
+_ERRORS: Final[tuple[tuple[str, int, Retry], ...]] = (
+    ("bad_request", 400, "no"),
+    ("unauthorized", 401, "no"),
+    ("forbidden", 403, "no"),
+    ("unknown_room", 404, "no"),
+    ("unknown_type", 405, "no"),
+    ("already_joined", 409, "no"),
+    ("name_taken", 409, "no"),
+    ("too_large", 413, "no"),
+    ("token_expired", 419, "now"),
+    ("muted", 423, "after"),
+    ("rate_limited", 429, "after"),
+    ("unrecoverable", 440, "no"),
+    ("internal", 500, "after"),
+    ("draining", 503, "after"),
+    ("over_capacity", 503, "after"),
+)
+
+ERRORS: Final = {name: Error(name, code, retry) for name, code, retry in _ERRORS}
 
 
 def application_close_reason(name: str, code: int) -> CloseReason:

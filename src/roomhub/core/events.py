@@ -50,9 +50,10 @@ class Connected(Generic[C_co]):
         rooms: rooms to join at once.
         address: where it comes from, for the cap per address and the rate of joins; ``""`` has no cap.
         shares: the transport writes what ``Hub.share`` hands it; otherwise ``Hub.ready`` names the client and it pulls.
+        secret: what the peer can resume its session with, if its dialect has sessions: text nobody can guess.
     """
 
-    __slots__ = ("address", "client", "lane", "rooms", "shares", "username")
+    __slots__ = ("address", "client", "lane", "rooms", "secret", "shares", "username")
 
     def __init__(
         self,
@@ -63,6 +64,7 @@ class Connected(Generic[C_co]):
         *,
         address: str = "",
         shares: bool = False,
+        secret: str = "",
     ) -> None:
         self.client: C_co = client
         self.lane: Lane = lane
@@ -70,6 +72,7 @@ class Connected(Generic[C_co]):
         self.rooms: Sequence[str] = rooms
         self.address: str = address
         self.shares: bool = shares
+        self.secret: str = secret
 
     def __repr__(self) -> str:
         return f"Connected({self.client!r}, {self.username!r}, rooms={tuple(self.rooms)!r})"

@@ -11,15 +11,16 @@ What a peer sends never raises. What the caller does wrong (an order with a bad 
 
 import math
 from collections.abc import Callable, Collection, Hashable, Sequence
-from typing import Any, Generic, assert_never
+from typing import Any, Generic, Literal, assert_never
 
 from typing_extensions import TypeVar
 
 from roomhub.core import errors, presence
 from roomhub.core.admission import Admission
-from roomhub.core.codec import Chat, Chunk, Join, Leave, wire_bytes
+from roomhub.core.codec import Chunk, wire_bytes
 from roomhub.core.commands import CloseRoom, Command, Dismiss, Drain, Enter, Exit, Kick, Publish
-from roomhub.core.effects import Announce, Effect, Probe, Settle
+from roomhub.core.dialogue import Dialogue
+from roomhub.core.effects import Announce, Effect, Probe
 from roomhub.core.errors import CloseReason
 from roomhub.core.events import (
     Authorized,
@@ -41,8 +42,9 @@ from roomhub.core.membership import Membership
 from roomhub.core.message import CHAT, Message
 from roomhub.core.names import username_fault
 from roomhub.core.rates import Rate
+from roomhub.core.requests import Chat, Join, Leave
 from roomhub.core.room import Room, Share
-from roomhub.core.session import OPEN, Session, State
+from roomhub.core.session import OPEN, Session, State, Talk
 from roomhub.core.speech import Speech
 from roomhub.core.state import LOG_AGE_LOOKS, HubState
 from roomhub.core.statistics import Statistics
@@ -60,6 +62,8 @@ class Hub(Generic[C]):
         limits: every bound.
         room_rule: gives None for a good room name and otherwise what is wrong with it. What it raises comes out of
             ``handle``: it is the program's, and nobody has joined. It is not asked for a name that has no UTF-8.
+        slow: what becomes of a v1 client that is too far behind in a room: "close", as of every other, or "skip", it
+            goes on with what is new, told what it missed and who is there now.
 
     """
 
@@ -69,7 +73,10 @@ class Hub(Generic[C]):
         epoch: str,
         limits: Limits | None = None,
         room_rule: Callable[[str], str | None] | None = None,
+        slow: Literal["close", "skip"] = "close",
     ) -> None:
+        if slow not in ("close", "skip"):
+            raise ValueError(f'slow must be "close" or "skip", not {slow!r}')
         limits = limits or Limits()
         self.limits: Limits = limits
         state: HubState[C] = HubState(epoch, limits)
@@ -78,12 +85,14 @@ class Hub(Generic[C]):
         self.room_rule: Callable[[str], str | None] = self._admission.room_fault
         self._membership: Membership[C] = Membership(state, self._admission)
         self._speech: Speech[C] = Speech(state, self._membership)
+        self._dialogue: Dialogue[C] = Dialogue(state, self._membership, self._speech, self.room_rule)
         self._sessions = state.sessions
         self._rooms = state.rooms
         self._users = state.users
         self._delivery = state.delivery
         self._deadlines = state.deadlines
         self._effects = state.effects
+        self._skips = slow == "skip"
         self._puts_out_idle = math.isfinite(limits.idle_timeout_s)
         # The time a probed peer has had at least when its silence is held against it; less, and it is we who were late.
         self._answer_s = (limits.pong_timeout_s - limits.ping_interval_s) / 2
@@ -189,8 +198,8 @@ class Hub(Generic[C]):
 
     @property
     def is_settled(self) -> bool:
-        """Whether there is nothing to share and nobody to name."""
-        return self._delivery.is_settled
+        """Whether a tick would write nothing: nothing to share, nobody to name, nothing that passes to be told."""
+        return self._delivery.is_settled and not self._state.passing
 
     @property
     def announces(self) -> bool:
@@ -222,8 +231,8 @@ class Hub(Generic[C]):
     # -- questions ----------------------------------------------------------------------------------------------------
 
     def rooms(self) -> Sequence[str]:
-        """The names of the rooms there are."""
-        return tuple(self._rooms)
+        """The names of the rooms that somebody is in."""
+        return tuple(name for name, room in self._rooms.items() if room.users)
 
     def clients(self) -> Sequence[C]:
         """The connections there are, those that are being closed too."""
@@ -260,7 +269,7 @@ class Hub(Generic[C]):
         """A copy of the numbers. O(rooms and clients that are behind)."""
         return Statistics(
             connections=len(self._sessions),
-            rooms=len(self._rooms),
+            rooms=len(self.rooms()),
             members=sum(len(room.members) for room in self._rooms.values()),
             messages_in=self._messages_in,
             messages_published=self._speech.published,
@@ -286,16 +295,25 @@ class Hub(Generic[C]):
             event.username, max_bytes=self.limits.name_bytes, plain=not event.lane.v1
         ):
             refusal = errors.PROTOCOL
+        talks = event.lane.talker is not None
+        if talks and not event.secret:
+            raise ValueError("secret must be text that nobody can guess: clients of this lane have sessions")
         # The rule is asked before anything changes, since it may raise.
-        rooms = () if refusal is not None else [(room, self.room_rule(room)) for room in event.rooms]
+        rooms = () if refusal is not None or talks else [(room, self.room_rule(room)) for room in event.rooms]
         session = Session(client, event.lane, event.username, event.address, shares=event.shares, now=now)
         self._sessions[client] = session
         self._admission.enter(event.address)
         self._users.setdefault(event.username, {})[session] = None
+        if talks:
+            session.state = State.GREETING
+            session.talk = Talk(event.secret, event.rooms)
         if refusal is not None:
-            self._membership.refuse(session, refusal)
+            self._membership.refuse(session, refusal, now)
             return
         deadlines = self._deadlines
+        if talks:
+            deadlines.arm("hello", session, now)
+            return
         deadlines.arm("ping", session, now)
         deadlines.arm("silence", session, now)
         deadlines.arm("idle", session, now)
@@ -305,7 +323,7 @@ class Hub(Generic[C]):
 
     def _received(self, event: Received[C], now: float) -> None:
         session = self._sessions.get(event.client)
-        if session is None or session.state is not OPEN:
+        if session is None or (session.state is not OPEN and session.state is not State.GREETING):
             return
         text = event.text
         self._messages_in += 1
@@ -314,12 +332,13 @@ class Hub(Generic[C]):
             self._deadlines.arm("silence", session, now)
         if self._puts_out_idle:
             self._deadlines.arm("idle", session, now)
-        due = self._message_rate.take(session.message_due_s, now)
-        if due is None:
-            self._state.dropped += 1
-            self._membership.evict(session, errors.RATE_LIMITED, now)
-            return
-        session.message_due_s = due
+        if session.talk is None:
+            due = self._message_rate.take(session.message_due_s, now)
+            if due is None:
+                self._state.dropped += 1
+                self._membership.evict(session, errors.RATE_LIMITED, now)
+                return
+            session.message_due_s = due
         try:
             self._bytes_in += len(text) if text.isascii() else wire_bytes(text)
         except UnicodeEncodeError:
@@ -327,15 +346,23 @@ class Hub(Generic[C]):
             self._state.dropped += 1
             return
         request = session.lane.codec.decode(text)
+        if session.talk is not None:
+            self._dialogue.received(session, request, now)
+            return
         match request:
             case Chat():
-                self._speech.chat(session, request, now)
+                members = session.members
+                member = members[0] if request.room is None and members else session.member_of(request.room or "")
+                if member is None:
+                    self._state.dropped += 1
+                else:
+                    self._speech.chat(member, request.content, None, now)
             case Join():
                 self._membership.ask_to_join(session, request.room, self.room_rule(request.room), now)
             case Leave():
                 self._membership.leave_room(session, request.room, now)
             case _:
-                assert_never(request)
+                self._state.dropped += 1  # a codec's that has requests and no replies
 
     def _heard(self, event: Heard[C], now: float) -> None:
         session = self._sessions.get(event.client)
@@ -345,7 +372,7 @@ class Hub(Generic[C]):
 
     def _blocked(self, event: Blocked[C], now: float) -> None:
         session = self._sessions.get(event.client)
-        if session is None or session.state is not State.OPEN:
+        if session is None or not session.is_live:
             return
         if not session.blocked:
             session.blocked = True
@@ -354,7 +381,7 @@ class Hub(Generic[C]):
 
     def _writable(self, event: Writable[C], now: float) -> None:
         session = self._sessions.get(event.client)
-        if session is None or session.state is not State.OPEN or not session.blocked:
+        if session is None or not session.is_live or not session.blocked:
             return
         session.blocked = False
         self._deadlines.cancel("write", session)
@@ -365,11 +392,13 @@ class Hub(Generic[C]):
         if session is None:
             return
         session.direct = None
-        was_open = session.state is State.OPEN
+        was_open = session.is_live
         session.state = State.ABSENT
         if was_open:
-            self._membership.vacate(session, now, keep_unread=False)
+            self._membership.vacate(session, now, keep_unread=False, will_be_back=True)
             self._deadlines.cancel_all(session)
+            if session.talk is not None:
+                self._membership.end_session(session, now, can_resume=True)
         del self._sessions[event.client]
         self._delivery.unname(session)
         self._admission.exit(session.address)
@@ -377,16 +406,27 @@ class Hub(Generic[C]):
         del sessions[session]
         if not sessions:
             del self._users[session.username]
+            mailbox = self._state.mailboxes.get(session.username)
+            if mailbox is not None:
+                self._deadlines.arm("linger", mailbox, now)
 
     def _authorized(self, event: Authorized[C], now: float) -> None:
         session = self._sessions.get(event.client)
-        if session is not None and session.state is State.OPEN:
-            self._membership.join(session, event.room, now)
+        if session is None:
+            return
+        if session.talk is not None:
+            self._dialogue.authorized(session, event.room, now, is_allowed=True)
+        elif session.state is State.OPEN:
+            self._membership.join_or_refuse(session, event.room, now)
 
     def _denied(self, event: Denied[C], now: float) -> None:
         session = self._sessions.get(event.client)
-        if session is not None and session.state is State.OPEN:
-            self._membership.refuse_join(session, errors.FORBIDDEN)
+        if session is None:
+            return
+        if session.talk is not None:
+            self._dialogue.authorized(session, event.room, now, is_allowed=False)
+        elif session.state is State.OPEN:
+            self._membership.refuse_join(session, errors.FORBIDDEN, now)
 
     # -- events: messages, time ---------------------------------------------------------------------------------------
 
@@ -398,9 +438,7 @@ class Hub(Generic[C]):
         self._speech.take_place(own, event.ref, now)
 
     def _refused(self, event: Refused, now: float) -> None:
-        self._state.dropped += 1
-        if event.ref is not None:
-            self._effects.append(Settle(event.ref, None))
+        self._speech.refused(event.ref)
 
     def _clock_set(self, event: ClockSet, now: float) -> None:
         self._speech.wall_offset_ms = event.unix_ms - now * 1000
@@ -431,8 +469,26 @@ class Hub(Generic[C]):
                         self._deadlines.arm("roster", key, now)
                 case "age":
                     self._age_log(key, now)
+                case "hello":
+                    self._membership.evict(key, errors.HELLO_TIMEOUT, now)
+                case "presence":
+                    self._membership.roster_due(key, now)
+                case "grace":
+                    room, user = key
+                    self._membership.grace_ended(room, user, now)
+                case "linger":
+                    self._membership.linger_ended(key)
+                case "session":
+                    del self._state.ended[key]
+                case "key":
+                    room, user, name = key
+                    del room.talk.keys[user, name]
+                case "typing":
+                    room, user = key
+                    self._speech.typing_ended(room, user)
                 case _:
                     assert_never(kind)
+        self._speech.tell_passing()
         while self._state.grown:
             # Again for the notices of those put out.
             self._judge_lag(now)
@@ -448,17 +504,21 @@ class Hub(Generic[C]):
         limits = self.limits
         grown, self._state.grown = self._state.grown, {}
         slow = [
-            member.session
+            member
             for room in grown
             for member in room.behind
             if member.session.blocked
             and (
-                room.head - member.cursor > (limits.v1_lag_messages if member.log.lane.v1 else limits.lag_messages)
+                room.head - member.cursor - len(member.log.passing)
+                > (limits.v1_lag_messages if member.log.lane.v1 else limits.lag_messages)
                 or member.log.lag_bytes(member.cursor) > limits.lag_bytes
             )
         ]
-        for session in slow:
-            self._membership.evict(session, errors.SLOW_CONSUMER, now)
+        for member in slow:
+            if self._skips and member.session.talk is not None and not member.gone:
+                self._dialogue.skip(member, now)
+            else:
+                self._membership.evict(member.session, errors.SLOW_CONSUMER, now)
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
@@ -475,7 +535,11 @@ class Hub(Generic[C]):
         if session is None:
             raise KeyError(f"no connected client is {command.client!r}")
         self._check_room_name(command.room)
-        if session.state is State.OPEN:
+        if session.state is not State.OPEN:
+            return
+        if session.talk is not None:
+            self._dialogue.enter(session, command.room, now)
+        else:
             self._membership.ask_to_join(session, command.room, None, now)
 
     def _exit(self, command: Exit[C], now: float) -> None:
@@ -486,15 +550,14 @@ class Hub(Generic[C]):
     def _kick(self, command: Kick, now: float) -> None:
         self._check_reason(command.reason)
         for session in list(self._users.get(command.user, ())):
-            if session.state is not State.OPEN:
-                continue
-            if command.room is None:
+            member = session.member_of(command.room or "")
+            if command.room is None or (member is not None and session.talk is None and len(session.members) == 1):
                 self._membership.evict(session, command.reason, now)
-            elif session.member_of(command.room) is not None:
-                if len(session.members) == 1:
-                    self._membership.evict(session, command.reason, now)
-                else:
-                    self._membership.leave_room(session, command.room, now)
+            elif member is not None:
+                self._membership.leave(session, member, now, keep_unread=True, reason=command.reason.name)
+                if session.talk is not None:
+                    self._dialogue.put_out(session, command.room, command.reason)
+                self._membership.judge_direct(session, now)
 
     def _close_room(self, command: CloseRoom, now: float) -> None:
         room = self._rooms.get(command.room)
@@ -505,30 +568,38 @@ class Hub(Generic[C]):
         for member in list(room.members.values()):
             session = member.session
             self._membership.leave(session, member, now, keep_unread=True, tell=False)
-            if not session.members:
-                self._membership.close(session, errors.ROOM_CLOSED, self._state.evictions)
+            if session.talk is not None:
+                self._dialogue.put_out(session, room.name, errors.ROOM_CLOSED)
+            elif not session.members:
+                self._membership.close(session, errors.ROOM_CLOSED, self._state.evictions, now)
 
     def _dismiss(self, command: Dismiss[C], now: float) -> None:
         self._check_reason(command.reason)
         found = [self._sessions.get(client) for client in dict.fromkeys(command.clients)]
-        leaving = [session for session in found if session is not None and session.state is State.OPEN]
+        leaving = [session for session in found if session is not None and session.is_live]
         # All of them before the first leaves, so that none gets to hear of the others.
         for session in leaving:
             for member in session.members:
                 self._membership.keep_unread(session, member)
         for session in leaving:
-            self._membership.vacate(session, now, keep_unread=False)
-            self._membership.close(session, command.reason, self._state.evictions)
+            self._membership.vacate(session, now, keep_unread=False, will_be_back=command.reason.retry != "no")
+            self._membership.close(session, command.reason, self._state.evictions, now)
 
     def _drain(self, command: Drain, now: float) -> None:
         self._admission.draining = True
+        live = [session for session in self._sessions.values() if session.is_live]
+        if command.in_s:
+            for session in live:
+                if session.talk is not None:
+                    self._dialogue.announce_drain(session, command.in_s, now)
+            return
         for room in list(self._rooms.values()):
             self._membership.forget_room(room)
-        for session in list(self._sessions.values()):
-            if session.state is State.OPEN:
-                for member in session.members:
-                    self._membership.leave(session, member, now, keep_unread=True, tell=False)
-                self._membership.close(session, errors.DRAINING, self._state.evictions)
+        for session in live:
+            for member in session.members:
+                self._membership.leave(session, member, now, keep_unread=True, tell=False)
+            self._membership.close(session, errors.DRAINING, self._state.evictions, now)
+        self._membership.forget_sessions()
 
     # -- what the caller gave -----------------------------------------------------------------------------------------
 

@@ -47,6 +47,8 @@ class Limits:
     """Seconds from one ping to the next; less than ``pong_timeout_s``."""
     pong_timeout_s: float = 60
     """A client of which nothing, not even a pong, was heard for so many seconds is gone."""
+    hello_timeout_s: float = 10
+    """Seconds a v1 client has for its hello; then 4204."""
     idle_timeout_s: float = math.inf
     """A client whose user sent no message for so many seconds is closed."""
     handshake_timeout_s: float = 10
@@ -59,24 +61,34 @@ class Limits:
     """Seconds a peer has to answer the close; then it is cut."""
     drain_timeout_s: float = 5
     """Seconds a drain waits for clients to go."""
+    drain_notice_s: float = 0
+    """So long before a drain v1 clients are told of it."""
     send_buffer_bytes: float = 65_536
     """SO_SNDBUF: without it the kernel alone holds megabytes for a client that does not read."""
     name_bytes: float = 64
     """Longest user name, in UTF-8 bytes."""
     room_bytes: float = 64
     """Longest room name, in bytes; a ``room_rule`` of the program's own takes its place."""
+    meta_bytes: float = 2_048
+    """Largest metadata of a v1 client, in bytes of JSON."""
+    label_bytes: float = 128
+    """Longest id, idempotency key or event name of a v1 client, in UTF-8 bytes."""
     message_rate_per_s: float = 50
-    """Messages a second that one connection may send in the long run; past it it is closed."""
+    """Messages a second that one connection may send in the long run; past it a plain client is closed."""
     message_burst: float = 250
     """How many of them at once."""
     join_rate_per_s: float = 10
     """Joins a second of one user at one address in the long run; past it they are refused."""
     join_burst: float = 50
     """How many of them at once."""
+    error_burst: float = 20
+    """How many errors a v1 client may cause at once, and in a minute; past it it is closed."""
     rooms_per_client: float = 128
     """How many rooms one connection may be in; further joins are refused."""
     rooms: float = 100_000
     """How many rooms there may be in all; joins that would make one more are refused."""
+    room_linger_s: float = 300
+    """How many seconds an empty room that v1 clients used keeps its log; one of plain clients alone goes at once."""
     connections_per_address: float = 256
     """How many connections one address may have, those that are being closed included."""
     connections: float = math.inf
@@ -89,6 +101,20 @@ class Limits:
     """Longest target of a request, in bytes; 414."""
     presence_batch_members: float = 100
     """Rooms with more members than this hear of joins and leaves in batches."""
+    presence_grace_s: float = 10
+    """A user of the v1 dialect that vanished and is back within so many seconds was never gone."""
+    typing_interval_s: float = 3
+    """Seconds from one sign of typing that goes out to the next."""
+    typing_timeout_s: float = 6
+    """Typing that is not renewed for so many seconds has ended."""
+    history_page: float = 100
+    """How many messages one reply holds at most."""
+    session_ttl_s: float = 300
+    """How many seconds a v1 session can be resumed after its connection ended."""
+    sessions: float = 100_000
+    """How many ended sessions are kept for that; past it the oldest is forgotten, and its rooms are joined anew."""
+    key_ttl_s: float = 300
+    """How many seconds an idempotency key is remembered."""
     presence_interval_s: float = 0.5
     """Seconds between two such batches; plain clients get theirs at twice this interval."""
 
@@ -130,4 +156,4 @@ class Limits:
 
 
 FIELD_NAMES = tuple(field.name for field in dataclasses.fields(Limits))
-_MAY_BE_ZERO = frozenset({"presence_interval_s"})
+_MAY_BE_ZERO = frozenset({"presence_interval_s", "presence_grace_s", "room_linger_s", "drain_notice_s"})

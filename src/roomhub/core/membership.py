@@ -3,9 +3,10 @@
 The end of a connection is here too, since it leaves its rooms.
 """
 
+import math
 from collections import Counter
-from collections.abc import Hashable
-from typing import Generic
+from collections.abc import Callable, Hashable
+from typing import Any, Final, Generic
 
 from typing_extensions import TypeVar
 
@@ -14,7 +15,9 @@ from roomhub.core.admission import Admission
 from roomhub.core.codec import wire_bytes
 from roomhub.core.effects import Authorize, Close, Report
 from roomhub.core.errors import CloseReason
-from roomhub.core.message import Message
+from roomhub.core.message import PRESENCE, Message
+from roomhub.core.rates import Rate
+from roomhub.core.requests import Id
 from roomhub.core.room import Member, Room
 from roomhub.core.session import Session, State
 from roomhub.core.state import HubState
@@ -22,6 +25,13 @@ from roomhub.core.state import HubState
 __all__ = ["Membership"]
 
 C = TypeVar("C", bound=Hashable)
+
+ROSTERS_AT_ONCE: Final = 4
+"""So many changes of a small room are told to v1 clients at once in ``presence_interval_s``, the others together."""
+RECONNECT_LEAST_MS: Final = 500
+RECONNECT_MOST_MS: Final = 5_000
+RECONNECT_EACH_MS: Final = 1
+"""Longer by so much for each connection there is, that is, a thousand come back in a second."""
 
 
 class Membership(Generic[C]):
@@ -42,48 +52,89 @@ class Membership(Generic[C]):
         self._effects = state.effects
         self._refusals = state.refusals
         self._evictions = state.evictions
+        interval_s = state.limits.presence_interval_s
+        self._error_rate = Rate(state.limits.error_burst / 60, state.limits.error_burst)
+        self._roster_rate = Rate(1 / interval_s if interval_s else math.inf, ROSTERS_AT_ONCE)
 
-    # -- joining and leaving ------------------------------------------------------------------------------------------
+    # -- joining ------------------------------------------------------------------------------------------------------
 
     def ask_to_join(self, session: Session[C], name: str, fault: str | None, now: float) -> None:
-        """``fault`` is what the rule has to say of the name."""
-        if not self._admission.takes_join(session.address, session.username, now):
-            self.refuse_join(session, errors.RATE_LIMITED)
-        elif fault is not None:
-            self.refuse_join(session, errors.PROTOCOL)
+        """A client that gets no replies wants to join; ``fault`` is what the rule has to say of the name."""
+        reason = self.admits(session, fault, now)
+        if reason is not None:
+            self.refuse_join(session, reason, now)
         elif self._state.authorizes:
             self._effects.append(Authorize(session.client, name, session.username))
         else:
-            self.join(session, name, now)
+            self.join_or_refuse(session, name, now)
 
-    def join(self, session: Session[C], name: str, now: float) -> None:
+    def admits(self, session: Session[C], fault: str | None, now: float) -> CloseReason | None:
+        """Why the session may not even ask to join; None if it may, which then counts against its rate."""
+        if not self._admission.takes_join(session.address, session.username, now):
+            return errors.RATE_LIMITED
+        return None if fault is None else errors.PROTOCOL
+
+    def join_or_refuse(self, session: Session[C], name: str, now: float) -> None:
+        reason = self.join(session, name, now)
+        if reason is not None:
+            self.refuse_join(session, reason, now)
+
+    def join(
+        self,
+        session: Session[C],
+        name: str,
+        now: float,
+        entered: Callable[[Member[C]], None] | None = None,
+        *,
+        is_told: bool = True,
+    ) -> CloseReason | None:
+        """The one way into a room; nothing happens to a session that is there already.
+
+        Args:
+            entered: called once it is in and before anybody is told of it.
+            is_told: whether others are told of it now; otherwise ``tell_in_time`` follows.
+
+        Returns:
+            Why it cannot, None if it is in.
+        """
         if session.member_of(name) is not None:
-            return
+            return None
         if len(session.members) >= self._limits.rooms_per_client:
-            self.refuse_join(session, errors.RATE_LIMITED)
-            return
-        room = self._rooms.get(name)
+            return errors.RATE_LIMITED
+        room = self._rooms.get(name) or self._make_room_in_bounds(name)
         if room is None:
-            if len(self._rooms) >= self._limits.rooms:
-                self.refuse_join(session, errors.OVER_CAPACITY)
-                return
-            room = self.make_room(name)
+            return errors.OVER_CAPACITY
         user = session.username
-        if user in room.users:
-            session.members += (room.enter(session),)
-            session.steer()
-            # Nobody else hears of a further session. If they have yet to hear of the first, it hears that with them.
-            if user not in room.arrivals:
-                self.answer(session, presence.told_roster(room))
-                self.answer(session, presence.joined(room, user))
-                self.judge_direct(session, now)
-            return
+        is_known = user in room.users
+        talk = room.talk
+        if talk is None and session.talk is not None:
+            talk = room.begin_talk()
+        self._deadlines.cancel("grace", (room, user))
+        self._deadlines.cancel("linger", room)
         session.members += (room.enter(session),)
         session.steer()
-        presence.note_arrival(room, user)
-        if self._state.reports:
-            self._effects.append(Report(presence.joined(room, user)))
-        self.tell_presence_in_time(room, now)
+        if entered is not None:
+            entered(session.members[-1])
+        if talk is not None:
+            if session.talk is not None:
+                talk.users.add(user)
+            talk.roster.note(user)
+        if not is_known:
+            presence.note_arrival(room, user)
+            if self._state.reports:
+                self._effects.append(Report(presence.joined(room, user)))
+        elif session.talk is None and user not in room.arrivals:
+            # Nobody else hears of a further session. If they have yet to hear of the first, it hears that with them.
+            self.answer(session, presence.told_roster(room))
+            self.answer(session, presence.joined(room, user))
+            self.judge_direct(session, now)
+        if is_told and is_known:
+            self._tell_roster_in_time(room, now)
+        elif is_told:
+            self.tell_in_time(room, now)
+        return None
+
+    # -- leaving ------------------------------------------------------------------------------------------------------
 
     def leave_room(self, session: Session[C], name: str, now: float) -> None:
         member = session.member_of(name)
@@ -92,33 +143,98 @@ class Membership(Generic[C]):
             self.judge_direct(session, now)
 
     def leave(
-        self, session: Session[C], member: Member[C], now: float, *, keep_unread: bool, tell: bool = True
+        self,
+        session: Session[C],
+        member: Member[C],
+        now: float,
+        *,
+        keep_unread: bool,
+        tell: bool = True,
+        will_be_back: bool = False,
+        reason: str = "",
     ) -> None:
-        """The one way out of a room. What the log held for the member until now becomes its own; then others hear."""
-        room = member.room
+        """The one way out of a room. What the log held for the member until now becomes its own; then others hear.
+
+        Args:
+            keep_unread: whether it gets that.
+            tell: whether others hear.
+            will_be_back: it did not want to go, so its user is here until the grace is over, if it speaks v1.
+            reason: why, if they are to be told.
+        """
+        room, user = member.room, session.username
         if keep_unread:
             self.keep_unread(session, member)
         session.members = tuple(other for other in session.members if other is not member)
-        last = room.exit(member)
+        is_last = room.exit(member)
         session.steer()
-        if last:
-            if self._state.reports:
-                self._effects.append(Report(presence.left(room, session.username)))
-            if tell and room.members:
-                presence.note_departure(room, session.username)
-                self.tell_presence_in_time(room, now)
-        self.free_if_empty(room)
+        talk = room.talk
+        if not is_last:
+            if talk is not None:
+                talk.roster.note(user)
+                self._tell_roster_in_time(room, now)
+            return
+        if will_be_back and talk is not None and user in talk.users and self._limits.presence_grace_s:
+            self._deadlines.arm("grace", (room, user), now)
+            return
+        self._depart(room, user, reason)
+        if tell and room.members:
+            self.tell_in_time(room, now)
+        self.free_if_empty(room, now)
+
+    def grace_ended(self, room: Room[C], user: str, now: float) -> None:
+        """The user is not back."""
+        self._depart(room, user, "")
+        if room.members:
+            self.tell_in_time(room, now)
+        self.free_if_empty(room, now)
+
+    def _depart(self, room: Room[C], user: str, reason: str) -> None:
+        del room.users[user]
+        if self._state.reports:
+            self._effects.append(Report(presence.left(room, user)))
+        presence.note_departure(room, user)
+        talk = room.talk
+        if talk is not None:
+            talk.users.discard(user)
+            talk.metas.pop(user, None)
+            talk.typing_due_s.pop(user, None)
+            self._deadlines.cancel("typing", (room, user))
+            talk.roster.note(user, reason)
 
     def keep_unread(self, session: Session[C], member: Member[C]) -> None:
         if member.cursor < member.room.head:
             log = member.log
             self._delivery.give(session, log.frames[member.cursor - log.base :], log.lag_bytes(member.cursor))
 
-    def vacate(self, session: Session[C], now: float, *, keep_unread: bool) -> None:
+    def vacate(
+        self, session: Session[C], now: float, *, keep_unread: bool, will_be_back: bool = False, reason: str = ""
+    ) -> None:
         for member in session.members:
-            self.leave(session, member, now, keep_unread=keep_unread)
+            self.leave(session, member, now, keep_unread=keep_unread, will_be_back=will_be_back, reason=reason)
 
-    def tell_presence_in_time(self, room: Room[C], now: float) -> None:
+    # -- telling ------------------------------------------------------------------------------------------------------
+
+    def tell_in_time(self, room: Room[C], now: float) -> None:
+        """Who came and went, to everybody: now or, where that would be too often, some time later."""
+        if presence.has_news(room):
+            self._tell_presence_in_time(room, now)
+        self._tell_roster_in_time(room, now)
+
+    def _tell_roster_in_time(self, room: Room[C], now: float) -> None:
+        talk = room.talk
+        if talk is None or not talk.roster.changed or self._deadlines.is_armed("presence", room):
+            return
+        due = self._roster_rate.take(talk.due_s, now)
+        if len(room.members) > self._limits.presence_batch_members:
+            self.tell_roster(room)
+            self._deadlines.arm("presence", room, now)
+        elif due is not None:
+            talk.due_s = due
+            self.tell_roster(room)
+        else:
+            self._deadlines.arm("presence", room, now)
+
+    def _tell_presence_in_time(self, room: Room[C], now: float) -> None:
         deadlines = self._deadlines
         if len(room.members) <= self._limits.presence_batch_members:
             self.tell_presence(room)
@@ -127,9 +243,31 @@ class Membership(Generic[C]):
             deadlines.arm("roster", room, now)
 
     def tell_presence(self, room: Room[C]) -> None:
+        """In the plain dialect's words."""
+        if room.talk is not None and all(lane.talker is not None for lane in room.lanes):
+            room.arrivals.clear()
+            room.departures.clear()
+            return
         for message in presence.news(room):
             room.append(message)
         self._state.grow(room)
+
+    def tell_roster(self, room: Room[C]) -> None:
+        """In v1's words."""
+        talk = room.talk
+        assert talk is not None
+        notice = talk.roster.news(room.name, room.item_of)
+        if notice is not None and any(lane.talker is not None for lane in room.lanes):
+            room.append(Message(PRESENCE, room.name, "", "", "", notice=notice))
+            self._state.grow(room)
+
+    def roster_due(self, room: Room[C], now: float) -> None:
+        """The time for a further telling has come."""
+        talk = room.talk
+        if talk is not None and talk.roster.changed:
+            self.tell_roster(room)
+            if len(room.members) > self._limits.presence_batch_members:
+                self._deadlines.arm("presence", room, now)
 
     def answer(self, session: Session[C], message: Message) -> None:
         text = session.lane.codec.encode(message)
@@ -137,28 +275,36 @@ class Membership(Generic[C]):
             frame = session.lane.direct(text)
             self._delivery.give(session, [frame], wire_bytes(frame))
 
-    def refuse_join(self, session: Session[C], reason: CloseReason) -> None:
+    def refuse_join(self, session: Session[C], reason: CloseReason, now: float) -> None:
         """A plain client asked for one room; without it there is nothing to stay for."""
         if session.members:
             self._refusals[reason.name] += 1
         else:
-            self.refuse(session, reason)
+            self.refuse(session, reason, now)
 
-    def refuse(self, session: Session[C], reason: CloseReason) -> None:
-        self.close(session, reason, self._refusals)
+    def refuse(self, session: Session[C], reason: CloseReason, now: float) -> None:
+        self.close(session, reason, self._refusals, now)
 
     def evict(self, session: Session[C], reason: CloseReason, now: float) -> None:
         """Close a client and tell its rooms. What it has not read goes out before, unless it does not read."""
-        if session.state is not State.OPEN:
+        if not session.is_live:
             return
         is_slow = reason is errors.SLOW_CONSUMER or reason is errors.NO_PONG
         if is_slow:
             session.direct = None
-        self.vacate(session, now, keep_unread=not is_slow)
-        self.close(session, reason, self._evictions)
+        # Whom the code tells to come back will be back.
+        self.vacate(session, now, keep_unread=not is_slow, will_be_back=reason.retry != "no", reason=reason.name)
+        self.close(session, reason, self._evictions, now)
 
-    def close(self, session: Session[C], reason: CloseReason, counter: Counter[str]) -> None:
+    def close(self, session: Session[C], reason: CloseReason, counter: Counter[str], now: float) -> None:
         counter[reason.name] += 1
+        talk = session.talk
+        if talk is not None:
+            fields: dict[str, Any] = {"code": reason.code, "name": reason.name, "retry": reason.retry}
+            if reason.retry == "after":
+                fields["reconnect_ms"] = self.reconnect_ms()
+            self._state.give(session, "bye", fields)
+            self.end_session(session, now, can_resume=reason.retry != "no")
         session.state = State.CLOSING
         session.blocked = False
         session.waiting = True  # it is told to close, which says to pull
@@ -170,20 +316,126 @@ class Membership(Generic[C]):
         if session.direct_bytes > self._limits.direct_bytes and session.blocked:
             self.evict(session, errors.SLOW_CONSUMER, now)
 
+    def end_session(self, session: Session[C], now: float, *, can_resume: bool) -> None:
+        """What its secret is good for from now on. A second call does nothing."""
+        state = self._state
+        assert session.talk is not None
+        secret = session.talk.secret
+        if state.secrets.get(secret) is not session:
+            return
+        del state.secrets[secret]
+        if can_resume:
+            state.ended[secret] = session.username
+            self._deadlines.arm("session", secret, now)
+            while len(state.ended) > self._limits.sessions:
+                oldest = next(iter(state.ended))
+                del state.ended[oldest]
+                self._deadlines.cancel("session", oldest)
+
+    def forget_sessions(self) -> None:
+        """Nobody will be back: this hub has ended."""
+        state = self._state
+        for secret in state.ended:
+            self._deadlines.cancel("session", secret)
+        state.ended.clear()
+        for user, mailbox in list(state.mailboxes.items()):
+            del state.mailboxes[user]
+            self._forget_log(mailbox)
+
+    def reconnect_ms(self) -> list[int]:
+        """When to come back: some time between these two, so that not everybody does at once."""
+        return [RECONNECT_LEAST_MS, RECONNECT_MOST_MS + len(self._state.sessions) * RECONNECT_EACH_MS]
+
+    def fail(
+        self,
+        session: Session[C],
+        name: str,
+        message: str,
+        id_: Id | None,
+        *,
+        field: str = "",
+        room: str = "",
+        retry_after_s: float = 0.0,
+        now: float | None = None,
+    ) -> None:
+        """A v1 request comes to nothing: say why. Errors of the peer's own making, with ``now``, are counted."""
+        if not session.is_live:
+            return
+        error = errors.ERRORS[name]
+        fields: dict[str, Any] = {} if id_ is None else {"id": id_}
+        fields |= {"code": error.code, "name": name, "message": message, "retry": error.retry}
+        if field:
+            fields["field"] = field
+        if retry_after_s:
+            fields["retry_after_ms"] = math.ceil(retry_after_s * 1000)
+        if room:
+            fields["room"] = room
+        self._state.give(session, "error", fields)
+        if now is None:
+            return
+        talk = session.talk
+        assert talk is not None
+        due = self._error_rate.take(talk.errors_due_s, now)
+        if due is None:
+            self.evict(session, errors.RATE_LIMITED, now)
+        else:
+            talk.errors_due_s = due
+            self.judge_direct(session, now)
+
+    # -- rooms --------------------------------------------------------------------------------------------------------
+
     def make_room(self, name: str) -> Room[C]:
-        self._state.incarnations += 1
-        room = self._rooms[name] = Room(name, f"{self._state.epoch}.{self._state.incarnations}")
+        room = self._rooms[name] = self._state.make_log(name)
         return room
 
-    def free_if_empty(self, room: Room[C]) -> None:
-        if not room.members and self._rooms.get(room.name) is room:
+    def _make_room_in_bounds(self, name: str) -> Room[C] | None:
+        return self.make_room(name) if self.makes_place() else None
+
+    def makes_place(self) -> bool:
+        """Whether there may be one more room or mailbox; the oldest that nobody is in makes way for it."""
+        if self._state.has_place():
+            return True
+        oldest = self._deadlines.oldest("linger")
+        if oldest is None:
+            return False
+        self.linger_ended(oldest)
+        return True
+
+    def free_if_empty(self, room: Room[C], now: float) -> None:
+        if room.members or room.users or self._rooms.get(room.name) is not room:
+            return
+        if room.talk is not None and self._limits.room_linger_s:
+            self._deadlines.arm("linger", room, now)
+        else:
             self.forget_room(room)
+
+    def linger_ended(self, room: Room[C]) -> None:
+        """Nobody has come for a long time to a room that nobody was in, or for a mailbox."""
+        self._deadlines.cancel("linger", room)
+        if self._rooms.get(room.name) is room:
+            self.forget_room(room)
+        else:
+            del self._state.mailboxes[room.name[1:]]
+            self._forget_log(room)
 
     def forget_room(self, room: Room[C]) -> None:
         del self._rooms[room.name]
-        self._state.grown.pop(room, None)
+        for user, devices in list(room.users.items()):
+            if not devices:  # it will not be back
+                self._deadlines.cancel("grace", (room, user))
+                self._depart(room, user, "")
+        self._forget_log(room)
+
+    def _forget_log(self, room: Room[C]) -> None:
+        state = self._state
+        state.grown.pop(room, None)
+        state.passing.pop(room, None)
         self._delivery.forget(room)
         self._deadlines.cancel_all(room)
+        if room.talk is not None:
+            for user, key in room.talk.keys:
+                self._deadlines.cancel("key", (room, user, key))
+            room.talk.keys.clear()
         # Its roster, or a look at its log, may be due in this very tick: then there is nothing left to tell or to keep.
         room.arrivals.clear()
         room.departures.clear()

@@ -12,21 +12,22 @@ two kinds are in ``behind``. So frames below ``min(floor, cursors of behind)`` c
 healthy member that merely waits for its turn.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 from typing_extensions import TypeVar
 
 from roomhub.core.codec import Chunk, Frame, Lane, wire_bytes
-from roomhub.core.message import CHAT, Message, Record
+from roomhub.core.message import CHAT, PASSING, Message, Record
+from roomhub.core.roster import Item, Roster
 
 if TYPE_CHECKING:
     from roomhub.core.session import Session
 
-__all__ = ["LaneLog", "Member", "Room", "Share"]
+__all__ = ["LaneLog", "Member", "Room", "RoomTalk", "Share"]
 
 C = TypeVar("C", bound=Hashable)
 
@@ -35,9 +36,26 @@ RECORD_OVERHEAD_BYTES = 64
 
 
 class LaneLog:
-    """The frames of a room's newest entries in one lane, with running byte totals beside them."""
+    """The frames of a room's newest entries in one lane, with running byte totals beside them.
 
-    __slots__ = ("_chunk", "_chunk_head", "_chunk_next", "_chunk_start", "base", "frames", "lane", "members", "totals")
+    Attributes:
+        passing: the entries, by index, that who does not keep up is spared; only a lane whose clients talk has any.
+        silent: those of its entries that have no offset, ascending.
+    """
+
+    __slots__ = (
+        "_chunk",
+        "_chunk_head",
+        "_chunk_next",
+        "_chunk_start",
+        "base",
+        "frames",
+        "lane",
+        "members",
+        "passing",
+        "silent",
+        "totals",
+    )
 
     def __init__(self, lane: Lane, base: int) -> None:
         self.lane: Lane = lane
@@ -48,16 +66,27 @@ class LaneLog:
         self.totals: list[int] = [0]
         self._chunk_start = self._chunk_head = self._chunk_next = -1
         self._chunk: Chunk = lane.nothing
+        self.passing: set[int] = set()
+        self.silent: list[int] = []
 
     def append(self, message: Message) -> None:
         lane = self.lane
         text = lane.codec.encode(message)
         frame = lane.frame(text) if text else lane.empty
+        if lane.talker is not None and not message.offset:
+            index = self.base + len(self.frames)
+            self.silent.append(index)
+            if message.kind == PASSING:
+                self.passing.add(index)
         self.frames.append(frame)
         self.totals.append(self.totals[-1] + (len(frame) if isinstance(frame, bytes) else wire_bytes(frame)))
 
     def lag_bytes(self, cursor: int) -> int:
         return self.totals[-1] - self.totals[cursor - self.base]
+
+    def count_silent(self, cursor: int) -> int:
+        """How many of the entries from ``cursor`` on have no offset."""
+        return len(self.silent) - bisect_left(self.silent, cursor)
 
     def read(self, cursor: int, most_bytes: float) -> tuple[Chunk, int]:
         """The frames from ``cursor`` on, at least one and at most ``most_bytes``, and the cursor behind them.
@@ -88,6 +117,10 @@ class LaneLog:
             del self.frames[:count]
             del self.totals[:count]
         self.base = index
+        if self.silent:
+            del self.silent[: bisect_left(self.silent, index)]
+            if self.passing:
+                self.passing.intersection_update(self.silent)
         self._chunk_start = -1
         self._chunk = self.lane.nothing
 
@@ -130,6 +163,29 @@ class Member(Generic[C]):
         self.gone: bool = False
 
 
+class RoomTalk:
+    """What only a room has that v1 clients have been in.
+
+    Attributes:
+        roster: who is here, as told.
+        metas: the metadata of users here that have any.
+        users: those here with a v1 session, or had one since they came.
+        keys: the idempotency keys that are remembered: by (user, key) the offset and ts_ms they gave.
+        due_s: when the next change of the roster is due that is told at once (``rates.Rate``).
+        typing_due_s: when the next sign of a user's typing may go out.
+    """
+
+    __slots__ = ("due_s", "keys", "metas", "roster", "typing_due_s", "users")
+
+    def __init__(self, roster: Roster) -> None:
+        self.roster: Roster = roster
+        self.metas: dict[str, Mapping[str, Any]] = {}
+        self.users: set[str] = set()
+        self.keys: dict[tuple[str, str], tuple[int, int]] = {}
+        self.due_s: float = 0.0
+        self.typing_due_s: dict[str, float] = {}
+
+
 class Room(Generic[C]):
     """One room: its log, its members, and which user is here with how many sessions."""
 
@@ -151,6 +207,7 @@ class Room(Generic[C]):
         "name",
         "offset",
         "speaker",
+        "talk",
         "ts_ms",
         "users",
     )
@@ -164,6 +221,7 @@ class Room(Generic[C]):
         self.head: int = 0
         self.offset: int = 0
         self.ts_ms: int = 0
+        self.talk: RoomTalk | None = None
         self.log: deque[Record] = deque()
         self.log_bytes: int = 0
         # The plain dialect's presence that has not gone out yet, by user in order of time.
@@ -189,7 +247,7 @@ class Room(Generic[C]):
         log = self.log
         content = message.content
         size = (len(content) if content.isascii() else wire_bytes(content)) + RECORD_OVERHEAD_BYTES
-        log.append((message.user, message.username, content, message.offset, message.ts_ms, size, now))
+        log.append((message.user, message.username, content, message.offset, message.ts_ms, size, now, message.to))
         self.log_bytes += size
         while log and (len(log) > most_messages or self.log_bytes > most_bytes):
             self.log_bytes -= log.popleft()[5]
@@ -204,8 +262,8 @@ class Room(Generic[C]):
         """The newest logged messages, oldest first."""
         skipped = 0 if limit >= len(self.log) else len(self.log) - int(limit)
         return [
-            Message(CHAT, self.name, user, username, content, offset, ts_ms)
-            for user, username, content, offset, ts_ms, _, _ in islice(self.log, skipped, None)
+            Message(CHAT, self.name, user, username, content, offset, ts_ms, epoch=self.epoch)
+            for user, username, content, offset, ts_ms, _, _, _ in islice(self.log, skipped, None)
         ]
 
     def enter(self, session: "Session[C]") -> Member[C]:
@@ -221,8 +279,26 @@ class Room(Generic[C]):
         self.users[session.username] = self.users.get(session.username, 0) + 1
         return member
 
+    def item_of(self, user: str) -> Item | None:
+        """How a user is here, for the roster; None if it is not. Who may be back soon is here as it was."""
+        assert self.talk is not None
+        devices = self.users.get(user)
+        if devices is None:
+            return None
+        if not devices:
+            return self.talk.roster.told.get(user)
+        meta = self.talk.metas.get(user)
+        item = {"user": user, "username": user, "devices": devices}
+        return item if meta is None else {**item, "meta": meta}
+
+    def begin_talk(self) -> RoomTalk:
+        """A v1 client comes in, the first one: from now on there is a roster with revisions."""
+        items = [{"user": user, "username": user, "devices": devices} for user, devices in self.users.items()]
+        self.talk = RoomTalk(Roster(items))
+        return self.talk
+
     def exit(self, member: Member[C]) -> bool:
-        """Remove a member; True if it was its user's last session here."""
+        """Remove a member; True if its user has no other session here. Then ``users`` still has the user, with 0."""
         del self.members[member.client]
         self.catch_up(member)
         member.gone = member.alone = True
@@ -231,12 +307,8 @@ class Room(Generic[C]):
         member.log.members -= 1
         if not member.log.members:
             del self.lanes[member.log.lane]
-        sessions = self.users[member.session.username] - 1
-        if sessions:
-            self.users[member.session.username] = sessions
-            return False
-        del self.users[member.session.username]
-        return True
+        self.users[member.session.username] -= 1
+        return not self.users[member.session.username]
 
     # -- serving ------------------------------------------------------------------------------------------------------
 

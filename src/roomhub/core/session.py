@@ -1,29 +1,35 @@
 """One connection as the hub sees it.
 
     ABSENT --Connected--> OPEN --(Close goes out)--> CLOSING --Disconnected--> ABSENT
-                            \\------------------Disconnected------------------/
+      |                     | \\------------------Disconnected------------------/
+      |                   hello
+      '-----Connected--> GREETING, for clients that talk; it ends like OPEN
 
 Whatever else is said of a client that is ABSENT or CLOSING is ignored, since transports race with the hub: a peer hangs
 up while it is being evicted, a write fails after the kick. Only ``Connected`` for a client that is already there is the
 caller's mistake, and raises. ``tests/core/test_session.py`` has the whole table, every state with every fact.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from enum import Enum
 from typing import Final, Generic
 
 from typing_extensions import TypeVar
 
 from roomhub.core.codec import Frame, Lane
+from roomhub.core.message import Position
+from roomhub.core.replay import Replay
+from roomhub.core.requests import Hello, Join
 from roomhub.core.room import Member
 
-__all__ = ["Session", "State"]
+__all__ = ["OPEN", "Session", "State", "Talk"]
 
 C = TypeVar("C", bound=Hashable)
 
 
 class State(Enum):
     ABSENT = "absent"
+    GREETING = "greeting"
     OPEN = "open"
     CLOSING = "closing"
 
@@ -32,12 +38,38 @@ class State(Enum):
 OPEN: Final = State.OPEN
 
 
+class Talk:
+    """What only the session of a client has that talks (v1).
+
+    Attributes:
+        secret: what it can be resumed with.
+        rooms: to join once it has said hello.
+        asked: the joins that wait for ``Authorized`` or ``Denied``, by room.
+        allowed: the rooms that its hello may rejoin, and since where, while it waits for the others.
+        welcome: what its hello asked for, while that waits for such answers.
+        errors_due_s: when its next error is due at the allowed rate (``rates.Rate``).
+        spares: it fell behind, and is spared what is passing until it has caught up.
+    """
+
+    __slots__ = ("allowed", "asked", "errors_due_s", "rooms", "secret", "spares", "welcome")
+
+    def __init__(self, secret: str, rooms: Sequence[str]) -> None:
+        self.secret: str = secret
+        self.rooms: Sequence[str] = rooms
+        self.asked: dict[str, Join] = {}
+        self.allowed: dict[str, Position | None] = {}
+        self.welcome: Hello | None = None
+        self.errors_due_s: float = 0.0
+        self.spares: bool = False
+
+
 class Session(Generic[C]):
     """A connection's state. It owns no queue of room messages: what it has not read is a range of its rooms' logs.
 
     Attributes:
         members: its place in each of its rooms.
-        direct: frames for it alone, pulled before room frames; None when empty, as it nearly always is.
+        direct: frames and replays for it alone, before room frames; None when empty, as it nearly always is.
+        talk: what it has beside this if its client talks.
         waiting: it was named by ``ready`` (or will be) and has not pulled all since.
         heard_at: when something of the peer last came in.
         probed_at: when it was first probed since, if that is later.
@@ -58,6 +90,7 @@ class Session(Generic[C]):
         "probed_at",
         "shares",
         "state",
+        "talk",
         "username",
         "waiting",
     )
@@ -70,7 +103,8 @@ class Session(Generic[C]):
         self.shares: bool = shares
         self.state: State = State.OPEN
         self.members: tuple[Member[C], ...] = ()
-        self.direct: list[Frame] | None = None
+        self.direct: list[Frame | Replay[C]] | None = None
+        self.talk: Talk | None = None
         self.direct_bytes: int = 0
         self.waiting: bool = False
         self.blocked: bool = False
@@ -83,6 +117,11 @@ class Session(Generic[C]):
             if member.room.name == room:
                 return member
         return None
+
+    @property
+    def is_live(self) -> bool:
+        """Connected, and not being closed."""
+        return self.state is State.OPEN or self.state is State.GREETING
 
     @property
     def has_more(self) -> bool:

@@ -1,21 +1,39 @@
-"""What is said: the one path of a message into a room, whoever said it."""
+"""What is said: the one path of a message into a room, whoever said it, and those of what goes into no room's log."""
 
 from collections.abc import Hashable
 from typing import Generic
 
 from typing_extensions import TypeVar
 
-from roomhub.core.codec import Chat
+from roomhub.core.codec import Lane, wire_bytes
 from roomhub.core.effects import Announce, Report, Settle
 from roomhub.core.membership import Membership
-from roomhub.core.message import CHAT, Message, Position
-from roomhub.core.room import Room
-from roomhub.core.session import Session
+from roomhub.core.message import CHAT, DM, PASSING, Message, Position
+from roomhub.core.requests import Id
+from roomhub.core.room import Member, Room, RoomTalk
+from roomhub.core.roster import Roster
+from roomhub.core.session import OPEN, Session
 from roomhub.core.state import HubState
 
-__all__ = ["Speech"]
+__all__ = ["Answer", "Speech"]
 
 C = TypeVar("C", bound=Hashable)
+
+
+class Answer(Generic[C]):
+    """Where to say what became of a message that a v1 client sent; it travels as the message's ``ref``.
+
+    Attributes:
+        id: the client's own name for its request; None asks for no reply.
+        key: the idempotency key, if there is one.
+    """
+
+    __slots__ = ("id", "key", "session")
+
+    def __init__(self, session: Session[C], id_: Id | None, key: str | None) -> None:
+        self.session: Session[C] = session
+        self.id: Id | None = id_
+        self.key: str | None = key
 
 
 class Speech(Generic[C]):
@@ -37,24 +55,27 @@ class Speech(Generic[C]):
         self._effects = state.effects
         self._logs_age = state.logs_age
 
-    def chat(self, session: Session[C], chat: Chat, now: float) -> None:
-        members = session.members
-        member = members[0] if chat.room is None and members else session.member_of(chat.room or "")
-        if member is None:
-            self._state.dropped += 1
-            return
+    # -- into a room --------------------------------------------------------------------------------------------------
+
+    def chat(self, member: Member[C], content: str, answer: Answer[C] | None, now: float) -> None:
+        """A member says something."""
         room = member.room
         room.speaker = member
-        message = Message(CHAT, room.name, session.username, session.username, chat.content)
+        user = member.session.username
+        if answer is not None and self._is_repeated(room, answer):
+            return
+        message = Message(CHAT, room.name, user, user, content)
         if self._state.announces:
-            self._effects.append(Announce(message, None))
+            self._effects.append(Announce(message, answer))
         else:
-            self.append_chat(room, message, None, now)
+            self.append_chat(room, message, answer, now)
 
     def take_place(self, message: Message, ref: Hashable, now: float) -> None:
+        """Something was said in a room that may or may not be there."""
         room = self._rooms.get(message.room)
         if room is not None:
-            self.append_chat(room, message, ref, now)
+            if not isinstance(ref, Answer) or not self._is_repeated(room, ref):
+                self.append_chat(room, message, ref, now)
             return
         # Nobody is there to hear it; whoever waits for its position still gets one.
         room = self._membership.make_room(message.room)
@@ -66,20 +87,162 @@ class Speech(Generic[C]):
         if room.arrivals or room.departures:
             # Nobody may be heard before it is said to be here.
             self._membership.tell_presence(room)
+        talk = room.talk
+        if talk is not None and message.user in talk.roster.changed:
+            self._membership.tell_roster(room)
+        self._place(room, message, now)
+        room.append(message)
+        self._state.grow(room)
+        if self._state.reports:
+            self._effects.append(Report(message))
+        if ref is not None:
+            self._settle(room, message, ref, now)
+
+    def _place(self, room: Room[C], message: Message, now: float) -> None:
         room.offset += 1
         message.offset = room.offset
+        message.epoch = room.epoch
         ts_ms = int(now * 1000 + self.wall_offset_ms)
         if ts_ms < room.ts_ms:
             ts_ms = room.ts_ms
         room.ts_ms = message.ts_ms = ts_ms
-        room.append(message)
         limits = self._limits
         room.record(message, now, limits.log_messages, limits.log_bytes)
         if self._logs_age and not self._deadlines.is_armed("age", room):
             self._deadlines.arm("age", room, now)
         self.published += 1
-        self._state.grow(room)
-        if self._state.reports:
-            self._effects.append(Report(message))
-        if ref is not None:
-            self._effects.append(Settle(ref, Position(room.epoch, room.offset)))
+
+    # -- what became of it --------------------------------------------------------------------------------------------
+
+    def refused(self, ref: Hashable) -> None:
+        """A message shall not be."""
+        self._state.dropped += 1
+        if isinstance(ref, Answer):
+            self._membership.fail(ref.session, "forbidden", "the server refused the message", ref.id)
+        elif ref is not None:
+            self._effects.append(Settle(ref, None))
+
+    def _settle(self, room: Room[C], message: Message, ref: Hashable, now: float) -> None:
+        if not isinstance(ref, Answer):
+            self._effects.append(Settle(ref, Position(room.epoch, message.offset)))
+            return
+        if ref.key is not None and room.talk is not None:
+            room.talk.keys[message.user, ref.key] = (message.offset, message.ts_ms)
+            self._deadlines.arm("key", (room, message.user, ref.key), now)
+        self._acknowledge(room, ref, message.offset, message.ts_ms)
+
+    def _is_repeated(self, room: Room[C], answer: Answer[C]) -> bool:
+        """Whether a message with this key has a place already; then that is the answer (G4)."""
+        if answer.key is None or room.talk is None:
+            return False
+        found = room.talk.keys.get((answer.session.username, answer.key))
+        if found is None:
+            return False
+        self._acknowledge(room, answer, *found, is_repeated=True)
+        return True
+
+    def _acknowledge(
+        self, room: Room[C], answer: Answer[C], offset: int, ts_ms: int, *, is_repeated: bool = False
+    ) -> None:
+        if answer.id is None or answer.session.state is not OPEN:
+            return
+        fields = {"id": answer.id, "room": room.name, "epoch": room.epoch, "offset": offset, "ts": ts_ms}
+        self._state.give(answer.session, "ok", {**fields, "dup": True} if is_repeated else fields)
+
+    # -- to one user --------------------------------------------------------------------------------------------------
+
+    def mailbox(self, user: str) -> Room[C] | None:
+        """The log of a user's direct messages, made if need be; None if there is no place for one more."""
+        found = self._state.mailboxes.get(user)
+        if found is None and self._membership.makes_place():
+            found = self._state.mailboxes[user] = self._state.make_log(f"@{user}")
+            found.talk = RoomTalk(Roster(()))
+        return found
+
+    def write_to(self, session: Session[C], to: str, content: str, answer: Answer[C], now: float) -> bool:
+        """A direct message: into the mailbox of ``to``, and a copy into the sender's. False if there is no place."""
+        user = session.username
+        mailbox = self.mailbox(to)
+        own = mailbox if to == user else self.mailbox(user)
+        if mailbox is None or own is None:
+            return False
+        if self._is_repeated(mailbox, answer):
+            return True
+        message = Message(DM, mailbox.name, user, user, content, to=to)
+        self._place(mailbox, message, now)
+        self._post(to, message, None, now)
+        if own is not mailbox:
+            copy = Message(DM, own.name, user, user, content, to=to)
+            self._place(own, copy, now)
+            self._post(user, copy, session, now)
+        self._settle(mailbox, message, answer, now)
+        return True
+
+    def _post(self, user: str, message: Message, author: Session[C] | None, now: float) -> None:
+        """To all devices of a user but the author's own; each dialect's frame is made once."""
+        frames: dict[Lane, tuple[bytes | str, int]] = {}
+        is_here = False
+        for device in list(self._state.users.get(user, ())):
+            lane = device.lane
+            if device.talk is None or device.state is not OPEN:
+                continue
+            is_here = True
+            if device is author:
+                continue
+            if lane not in frames:
+                frame = lane.direct(lane.codec.encode(message))
+                frames[lane] = (frame, wire_bytes(frame))
+            frame, size = frames[lane]
+            self._state.delivery.give(device, [frame], size)
+            self._membership.judge_direct(device, now)
+        if not is_here:
+            self._deadlines.arm("linger", self._state.mailboxes[user], now)
+
+    # -- to who is there now ------------------------------------------------------------------------------------------
+
+    def shout(self, member: Member[C], name: str, content: str) -> None:
+        """An event; of those of one name from one user in a tick the newest goes out."""
+        room, user = member.room, member.session.username
+        fields = {"room": room.name, "username": user, "user": user, "name": name, "content": content}
+        self._pass(room, user, f"event {name}", Message(PASSING, room.name, user, user, "", notice=("event", fields)))
+
+    def typing(self, member: Member[C], state: str, now: float) -> None:
+        """A sign of typing. That it begins goes out once in ``typing_interval_s``, that it ended at once."""
+        room, user = member.room, member.session.username
+        talk, key = room.talk, (room, user)
+        assert talk is not None
+        if state == "stop":
+            if self._deadlines.is_armed("typing", key):
+                self._deadlines.cancel("typing", key)
+                self._tell_typing(room, user, state)
+            return
+        self._deadlines.arm("typing", key, now)
+        if talk.typing_due_s.get(user, now) <= now:
+            talk.typing_due_s[user] = now + self._limits.typing_interval_s
+            self._tell_typing(room, user, state)
+
+    def typing_ended(self, room: Room[C], user: str) -> None:
+        """It was not renewed."""
+        assert room.talk is not None
+        room.talk.typing_due_s.pop(user, None)
+        if room.users.get(user):
+            self._tell_typing(room, user, "stop")
+
+    def _tell_typing(self, room: Room[C], user: str, state: str) -> None:
+        fields = {"room": room.name, "username": user, "user": user, "state": state}
+        self._pass(room, user, "typing", Message(PASSING, room.name, user, user, "", notice=("typing", fields)))
+
+    def _pass(self, room: Room[C], user: str, what: str, message: Message) -> None:
+        slots = self._state.passing.setdefault(room, {})
+        slots.pop((user, what), None)
+        slots[user, what] = message
+
+    def tell_passing(self) -> None:
+        """A tick's events go out, before anything is written."""
+        rooms = self._state.passing
+        while rooms:
+            room, slots = rooms.popitem()
+            if any(lane.talker is not None for lane in room.lanes):
+                for message in slots.values():
+                    room.append(message)
+                self._state.grow(room)

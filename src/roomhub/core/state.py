@@ -5,15 +5,17 @@ Every part is given the one ``HubState`` and keeps no state of its own that anot
 
 import math
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any, Final, Generic, Literal, TypeAlias
 
 from typing_extensions import TypeVar
 
+from roomhub.core.codec import wire_bytes
 from roomhub.core.deadlines import Deadlines
 from roomhub.core.delivery import Delivery
 from roomhub.core.effects import Effect
 from roomhub.core.limits import Limits
+from roomhub.core.message import Message
 from roomhub.core.room import Room
 from roomhub.core.session import Session
 
@@ -26,7 +28,21 @@ PLAIN_ROSTER_INTERVALS: Final = 2
 LOG_AGE_LOOKS: Final = 8
 """A room's log is looked through so often in ``log_age_s``, for what would be too old at the next look."""
 
-Timer: TypeAlias = Literal["ping", "silence", "idle", "write", "roster", "age"]
+Timer: TypeAlias = Literal[
+    "ping",
+    "silence",
+    "idle",
+    "write",
+    "roster",
+    "age",
+    "hello",
+    "presence",
+    "grace",
+    "linger",
+    "session",
+    "key",
+    "typing",
+]
 
 
 class HubState(Generic[C]):
@@ -41,6 +57,10 @@ class HubState(Generic[C]):
         grown: rooms with new entries, whose blocked members are judged at the next tick.
         evictions, refusals: connections closed, and not let in, by the reason's name.
         dropped: messages that came to nothing.
+        secrets: the sessions that can be taken over, by what they can be resumed with.
+        ended: the users of those that ended and can be resumed still.
+        mailboxes: the logs of direct messages, by the user whose they are.
+        passing: what is to be told this tick to who is there, by room; of each kind from each user the newest.
         announces, authorizes, reports: as ``Hub`` has them.
     """
 
@@ -51,14 +71,18 @@ class HubState(Generic[C]):
         "delivery",
         "dropped",
         "effects",
+        "ended",
         "epoch",
         "evictions",
         "grown",
         "incarnations",
         "limits",
+        "mailboxes",
+        "passing",
         "refusals",
         "reports",
         "rooms",
+        "secrets",
         "sessions",
         "users",
     )
@@ -84,8 +108,19 @@ class HubState(Generic[C]):
                 "write": limits.write_timeout_s,
                 "roster": limits.presence_interval_s * PLAIN_ROSTER_INTERVALS,
                 "age": limits.log_age_s / LOG_AGE_LOOKS,
+                "hello": limits.hello_timeout_s,
+                "presence": limits.presence_interval_s,
+                "grace": limits.presence_grace_s,
+                "linger": limits.room_linger_s,
+                "session": limits.session_ttl_s,
+                "key": limits.key_ttl_s,
+                "typing": limits.typing_timeout_s,
             }
         )
+        self.secrets: dict[str, Session[C]] = {}
+        self.ended: dict[str, str] = {}
+        self.mailboxes: dict[str, Room[C]] = {}
+        self.passing: dict[Room[C], dict[tuple[str, str], Message]] = {}
         self.dropped: int = 0
         self.evictions: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
@@ -93,6 +128,22 @@ class HubState(Generic[C]):
     @property
     def logs_age(self) -> bool:
         return math.isfinite(self.limits.log_age_s)
+
+    def make_log(self, name: str) -> Room[C]:
+        """A room, or a mailbox, with an epoch that no other ever had."""
+        self.incarnations += 1
+        return Room(name, f"{self.epoch}.{self.incarnations}")
+
+    def has_place(self) -> bool:
+        """Whether one more room or mailbox may be: perhaps the oldest that nobody is in makes way for it."""
+        return len(self.rooms) + len(self.mailboxes) < self.limits.rooms
+
+    def give(self, session: Session[C], kind: str, fields: Mapping[str, Any]) -> None:
+        """A message of v1 for one session alone."""
+        lane = session.lane
+        assert lane.talker is not None
+        frame = lane.direct(lane.talker.notice(kind, fields))
+        self.delivery.give(session, [frame], wire_bytes(frame))
 
     def grow(self, room: Room[C]) -> None:
         """The room has a new entry."""

@@ -50,8 +50,7 @@ class EchoApplication:
         self._waiting_bytes = waiting_bytes
         self._echoes: dict[Connection, _Echo] = {}
 
-    @property
-    def frame_limits(self) -> FrameLimits:
+    def frame_limits(self, upgrade: Upgrade) -> FrameLimits:
         return self._frame_limits
 
     def refusal(self, address: str) -> CloseReason | None:

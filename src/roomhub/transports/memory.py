@@ -7,6 +7,7 @@
         print(await ann.receive())
 """
 
+import secrets
 from collections import deque
 from types import TracebackType
 from typing import Final, Self
@@ -17,9 +18,11 @@ from anyio.lowlevel import checkpoint
 from roomhub.core.codec import Chunk, Lane, PlainCodec, text_lane, wire_bytes
 from roomhub.core.errors import CloseReason
 from roomhub.core.events import Blocked, Connected, Disconnected, Heard, Received, Writable
+from roomhub.core.json_codec import JsonCodec
+from roomhub.core.limits import Limits
 from roomhub.runtime import Runtime
 
-__all__ = ["PLAIN_TEXT", "ClientClosed", "MemoryClient", "connect"]
+__all__ = ["PLAIN_TEXT", "ClientClosed", "MemoryClient", "connect", "v1_lane"]
 
 PLAIN_TEXT: Final = text_lane(PlainCodec())
 """The lane of all memory clients that speak the plain dialect."""
@@ -49,8 +52,14 @@ def connect(runtime: Runtime, username: str, *rooms: str, address: str = "", lan
     if lane.empty != "":
         raise ValueError("a memory client needs a lane whose chunks are texts, as text_lane() makes it")
     client = MemoryClient(runtime, lane)
-    runtime.submit(Connected(client, lane, username, rooms, address=address))
+    secret = secrets.token_urlsafe(24) if lane.talker is not None else ""
+    runtime.submit(Connected(client, lane, username, rooms, address=address, secret=secret))
     return client
+
+
+def v1_lane(limits: Limits) -> Lane:
+    """The lane of memory clients that speak v1; make one and share it."""
+    return text_lane(JsonCodec(limits), v1=True)
 
 
 class MemoryClient:

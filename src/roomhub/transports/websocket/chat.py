@@ -1,32 +1,45 @@
 """The hub behind WebSocket connections: what a connection's facts mean to a ``Runtime``."""
 
+import secrets
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
-from roomhub.core.codec import Chunk, Lane, PlainCodec
+from roomhub.core.codec import Chunk, Codec, Lane, PlainCodec
 from roomhub.core.commands import Dismiss
 from roomhub.core.errors import RATE_LIMITED, CloseReason
 from roomhub.core.events import Blocked, Connected, Disconnected, Heard, Received, Writable
+from roomhub.core.json_codec import JsonCodec
+from roomhub.core.limits import Limits
 from roomhub.core.rates import Rate
 from roomhub.runtime import Runtime
 from roomhub.transports.websocket.connection import Connection
 from roomhub.transports.websocket.frames import FrameLimits, text_frame
 from roomhub.transports.websocket.handshake import Upgrade
 
-__all__ = ["PLAIN", "ChatApplication", "plain_deflate_lane"]
+__all__ = ["PLAIN", "SECRET_BYTES", "ChatApplication", "deflate_lane", "v1_lane"]
+
+SECRET_BYTES: Final = 24
+"""So many random bytes are in a session's secret: more than anybody could try."""
 
 PLAIN: Final = Lane(PlainCodec(), text_frame, b"".join)  # type: ignore[arg-type]  # its frames are bytes
 """The lane of every plain WebSocket client, on every driver."""
 
 
-def plain_deflate_lane(window_bits: int) -> Lane:
-    """A lane of plain clients with permessage-deflate: without context takeover one compression serves them all.
+@lru_cache(maxsize=64)
+def v1_lane(limits: Limits) -> Lane:
+    """The lane of every v1 WebSocket client with these limits."""
+    return Lane(JsonCodec(limits), text_frame, b"".join, v1=True)  # type: ignore[arg-type]  # its frames are bytes
+
+
+def deflate_lane(codec: Codec, window_bits: int, *, v1: bool = False) -> Lane:
+    """A lane with permessage-deflate: without context takeover one compression serves everybody in it.
 
     It holds a compressor, so it is for one thread only.
     """
     from roomhub.transports.websocket.deflate import Deflated
 
-    return Lane(PlainCodec(), Deflated(window_bits).frame, b"".join, direct=text_frame)  # type: ignore[arg-type]
+    return Lane(codec, Deflated(window_bits).frame, b"".join, direct=text_frame, v1=v1)  # type: ignore[arg-type]
 
 
 class ChatApplication:
@@ -35,37 +48,40 @@ class ChatApplication:
     def __init__(self, runtime: Runtime) -> None:
         limits = runtime.limits
         self._runtime = runtime
-        self._frame_limits = FrameLimits(limits.message_bytes, limits.fragments, binary=False)
+        self._plain_frames = FrameLimits(limits.message_bytes, limits.fragments, binary=False)
+        self._v1_frames = FrameLimits(limits.v1_message_bytes, limits.fragments, binary=False)
         self._ping_rate = Rate(limits.message_rate_per_s, limits.message_burst)
-        self._deflated: dict[int, Lane] = {}
+        self._deflated: dict[tuple[Lane, int], Lane] = {}
 
-    @property
-    def frame_limits(self) -> FrameLimits:
-        return self._frame_limits
+    def frame_limits(self, upgrade: Upgrade) -> FrameLimits:
+        return self._plain_frames if upgrade.subprotocol is None else self._v1_frames
 
     def refusal(self, address: str) -> CloseReason | None:
         return self._runtime.hub.refusal(address)
 
     def opened(self, connection: Connection, upgrade: Upgrade) -> None:
+        is_v1 = upgrade.subprotocol is not None
+        lane = v1_lane(self._runtime.limits) if is_v1 else PLAIN
         deflate = upgrade.deflate
-        connection.lane = PLAIN if deflate is None else self._deflate_lane(deflate.server_max_window_bits)
+        connection.lane = lane if deflate is None else self._deflate_lane(lane, deflate.server_max_window_bits)
         route = upgrade.route
         self._runtime.submit(
             Connected(
                 connection,
                 connection.lane,
                 route.username,
-                (route.room,),
+                (route.room,) if route.room or not is_v1 else (),
                 address=upgrade.address,
                 shares=connection.shares,
+                secret=secrets.token_urlsafe(SECRET_BYTES) if is_v1 else "",
             )
         )
 
-    def _deflate_lane(self, window_bits: int) -> Lane:
-        lane = self._deflated.get(window_bits)
-        if lane is None:
-            lane = self._deflated[window_bits] = plain_deflate_lane(window_bits)
-        return lane
+    def _deflate_lane(self, lane: Lane, window_bits: int) -> Lane:
+        found = self._deflated.get((lane, window_bits))
+        if found is None:
+            found = self._deflated[lane, window_bits] = deflate_lane(lane.codec, window_bits, v1=lane.v1)
+        return found
 
     def received(self, connection: Connection, message: str | bytes) -> None:
         if isinstance(message, str):  # FrameLimits.binary is off: bytes never come

@@ -77,8 +77,7 @@ GONE: Final = Phase.GONE
 class Application(Protocol):
     """What connections are for. No method blocks or raises for what a peer sent."""
 
-    @property
-    def frame_limits(self) -> FrameLimits: ...
+    def frame_limits(self, upgrade: Upgrade) -> FrameLimits: ...
 
     def refusal(self, address: str) -> CloseReason | None:
         """Why a connection from this address is not taken now, with 503. None if it is."""
@@ -481,7 +480,7 @@ class Connection(ABC):
         inflater: Callable[[float], MessageInflater] | None = None
         if outcome.deflate is not None:
             inflater = _inflater(outcome.deflate.client_max_window_bits)
-        self._reader = FrameReader(self.service.application.frame_limits, inflater)
+        self._reader = FrameReader(self.service.application.frame_limits(outcome), inflater)
         self.send(outcome.accept())
         self.service.application.opened(self, outcome)
         if outcome.rest and self.phase is Phase.OPEN:

@@ -15,6 +15,7 @@ handshake once it has answered: nothing of it is needed any more.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from roomhub.core.json_codec import JsonCodec
 from roomhub.core.names import room_fault, username_fault
 
 from .http11 import (
@@ -225,7 +226,7 @@ def _page(request: Request, page: Callable[[], Page]) -> Reply | Refusal:
 
 
 def chat_route(*, name_bytes: float = 64, room_rule: Callable[[str], str | None] = room_fault) -> Router:
-    """The route of the chat: `/ws/{room}?username={name}`, as the seed has it.
+    """The route of the chat: `/ws/{room}?username={name}`, as the seed has it; for v1 clients `/ws` as well.
 
     Room or username missing or empty is 400 with the seed's own words, a doubled or invalid one 400
     with what is wrong with it, any other path 404. User names are bounded in bytes of UTF-8;
@@ -234,19 +235,20 @@ def chat_route(*, name_bytes: float = 64, room_rule: Callable[[str], str | None]
 
     def route(request: Request) -> Route | Refusal:
         match request.segments:
-            case ("ws",):
+            case ("ws",) | ("ws", ""):
                 room = ""
             case ("ws", room):
                 pass
             case _:
                 return Refusal(404, "no such path: the chat is at /ws/{room}?username={name}")
+        is_v1 = select_subprotocol(request, (JsonCodec.name,)) == JsonCodec.name
         usernames = [value for name, value in request.query if name == "username"]
-        if not room or not any(usernames):
-            return Refusal(400, "room and username are required")
+        if not any(usernames) or not (room or is_v1):
+            return Refusal(400, "username is required" if is_v1 else "room and username are required")
         if len(usernames) > 1:
             return Refusal(400, "username is given more than once: send it once")
         [username] = usernames
-        fault = room_rule(room) or username_fault(username, max_bytes=name_bytes, plain=True)
+        fault = (room_rule(room) if room else None) or username_fault(username, max_bytes=name_bytes, plain=not is_v1)
         return Route(room, username) if fault is None else Refusal(400, fault)
 
     return route

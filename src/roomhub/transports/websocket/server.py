@@ -24,6 +24,7 @@ from anyio.streams.tls import TLSStream
 
 from roomhub.callbacks import check_plain_function
 from roomhub.core.errors import DRAINING
+from roomhub.core.json_codec import JsonCodec
 from roomhub.runtime import Runtime
 from roomhub.transports.websocket import reactor as reactor_driver
 from roomhub.transports.websocket.chat import ChatApplication
@@ -132,6 +133,7 @@ async def serve(
         require_origin=require_origin,
         trusted_proxies=networks(trusted_proxies),
         compression=compression,
+        subprotocols=(JsonCodec.name,),
         pages=all_pages,
     )
     service = Service(application, policy, limits, runtime.clock.now, runtime.reschedule)

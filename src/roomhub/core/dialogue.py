@@ -1,0 +1,452 @@
+"""What a v1 client asks and is answered: hello, rooms, messages, history.
+
+A client says hello first. Then each request with an ``id`` gets exactly one reply with that id, ``ok`` or ``error``.
+Messages of the rooms come as they come; only a join's reply has its place among them: before the first of its room.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from itertools import islice
+from typing import Any, Generic
+
+from typing_extensions import TypeVar
+
+from roomhub.core import errors
+from roomhub.core.codec import wire_bytes
+from roomhub.core.effects import Authorize
+from roomhub.core.errors import CloseReason
+from roomhub.core.limits import Limits
+from roomhub.core.membership import Membership
+from roomhub.core.message import Position
+from roomhub.core.names import username_fault
+from roomhub.core.protocol import VERSION
+from roomhub.core.rates import Rate
+from roomhub.core.replay import Recovery, Replay, gap_frame, records_from, recover
+from roomhub.core.requests import (
+    Chat,
+    DirectMessage,
+    Fault,
+    Hello,
+    History,
+    Id,
+    Join,
+    Leave,
+    Members,
+    Ping,
+    Presence,
+    Request,
+    Shout,
+    Typing,
+)
+from roomhub.core.room import Member, Room
+from roomhub.core.session import Session, State
+from roomhub.core.speech import Answer, Speech
+from roomhub.core.state import HubState
+
+__all__ = ["Dialogue"]
+
+C = TypeVar("C", bound=Hashable)
+
+_JOIN_ERRORS: Mapping[CloseReason, tuple[str, str]] = {
+    errors.RATE_LIMITED: ("rate_limited", "too many joins, or too many rooms: leave one, or wait"),
+    errors.OVER_CAPACITY: ("over_capacity", "there are as many rooms as there may be"),
+    errors.FORBIDDEN: ("forbidden", "this room is not for you"),
+}
+
+
+class Dialogue(Generic[C]):
+    """The part of a hub that answers.
+
+    Args:
+        state: the hub's.
+        room_fault: what is wrong with a room's name, None if nothing is.
+    """
+
+    def __init__(
+        self,
+        state: HubState[C],
+        membership: Membership[C],
+        speech: Speech[C],
+        room_fault: Callable[[str], str | None],
+    ) -> None:
+        self._state = state
+        self._membership = membership
+        self._speech = speech
+        self._room_fault = room_fault
+        self._limits = state.limits
+        self._deadlines = state.deadlines
+        self._message_rate = Rate(state.limits.message_rate_per_s, state.limits.message_burst)
+        self._told_limits = told_limits(state.limits)
+        self._handlers: dict[type, Callable[[Session[C], Any, float], None]] = {
+            Chat: self._chat,
+            Join: self._join,
+            Leave: self._leave,
+            Hello: self._hello_again,
+            Shout: self._shout,
+            Typing: self._typing,
+            Presence: self._presence,
+            DirectMessage: self._direct_message,
+            History: self._history,
+            Members: self._members,
+            Ping: self._ping,
+            Fault: self._fault,
+        }
+
+    def received(self, session: Session[C], request: Request, now: float) -> None:
+        """A client said something."""
+        due = self._message_rate.take(session.message_due_s, now)
+        if due is None:
+            self._state.dropped += 1
+            wait_s = 1 / self._limits.message_rate_per_s
+            fail = self._membership.fail
+            fail(session, "rate_limited", "too many messages", request.id, retry_after_s=wait_s, now=now)
+            return
+        session.message_due_s = due
+        if session.state is State.GREETING:
+            if isinstance(request, Hello):
+                self._hello(session, request, now)
+            elif isinstance(request, Fault):
+                self._fault(session, request, now)
+            else:
+                self._refuse(session, "bad_request", "say hello first", request.id, now, field="type")
+            return
+        self._handlers[type(request)](session, request, now)
+        if session.direct is not None:
+            self._membership.judge_direct(session, now)
+
+    def authorized(self, session: Session[C], name: str, now: float, *, is_allowed: bool) -> None:
+        """The answer to an ``Authorize``."""
+        talk = session.talk
+        assert talk is not None
+        request = talk.asked.pop(name, None)
+        if request is None:
+            return
+        welcome = talk.welcome
+        if welcome is not None:
+            if is_allowed:
+                talk.allowed[name] = request.since
+            if not talk.asked:
+                self._welcome(session, welcome, now)
+        elif is_allowed:
+            self._enter(session, request, now)
+        else:
+            self._refuse_join(session, errors.FORBIDDEN, request, now)
+
+    # -- hello --------------------------------------------------------------------------------------------------------
+
+    def _hello(self, session: Session[C], hello: Hello, now: float) -> None:
+        talk = session.talk
+        assert talk is not None
+        talk.welcome = hello
+        self._deadlines.cancel("hello", session)
+        wanted: Mapping[str, Position] = hello.resume.rooms if hello.resume is not None else {}
+        for name, since in wanted.items():
+            if name.startswith("@") or len(talk.allowed) + len(talk.asked) >= self._limits.rooms_per_client:
+                continue
+            if self._membership.admits(session, self._room_fault(name), now) is None:
+                if self._state.authorizes:
+                    talk.asked[name] = Join(name, since=since)
+                    self._state.effects.append(Authorize(session.client, name, session.username))
+                else:
+                    talk.allowed[name] = since
+        if not talk.asked:
+            self._welcome(session, hello, now)
+
+    def _welcome(self, session: Session[C], hello: Hello, now: float) -> None:
+        """All that it may rejoin is known: let it in, say so, and then what it has missed."""
+        state, talk, user = self._state, session.talk, session.username
+        assert talk is not None
+        session.state = State.OPEN
+        talk.welcome = None
+        for kind in ("ping", "silence", "idle"):
+            self._deadlines.arm(kind, session, now)
+        old: Session[C] | None = None
+        is_resumed = False
+        if hello.resume is not None:
+            old = state.secrets.get(hello.resume.session)
+            if old is not None and old.username != user:
+                old = None
+            is_resumed = old is not None or state.ended.get(hello.resume.session) == user
+            if old is None and is_resumed:
+                del state.ended[hello.resume.session]
+                self._deadlines.cancel("session", hello.resume.session)
+        state.secrets[talk.secret] = session
+        rooms: dict[str, Any] = {}
+        missed: list[tuple[Room[C], Recovery]] = []
+        for name, since in talk.allowed.items():
+            reason = self._membership.join(session, name, now, is_told=False)
+            if reason is None:
+                room = session.members[-1].room
+                missed.append((room, recover(room, since)))
+                rooms[name] = _position(room, missed[-1][1])
+        mailbox, own = state.mailboxes.get(user), f"@{user}"
+        if mailbox is None:
+            rooms[own] = {"epoch": "", "offset": 0, "recovered": "none"}
+        else:
+            self._deadlines.cancel("linger", mailbox)
+            since = hello.resume.rooms.get(own) if hello.resume is not None else None
+            missed.append((mailbox, recover(mailbox, since)))
+            rooms[own] = _position(mailbox, missed[-1][1])
+        talk.allowed.clear()
+        fields: dict[str, Any] = {"id": hello.id, "v": VERSION, "session": talk.secret, "user": user, "username": user}
+        fields |= {
+            name: int(value * 1000)
+            for name, value in (("ping_ms", self._limits.ping_interval_s), ("pong_ms", self._limits.pong_timeout_s))
+            if math.isfinite(value)
+        }
+        state.give(session, "welcome", {**fields, "limits": self._told_limits, "resumed": is_resumed, "rooms": rooms})
+        for room, recovery in missed:
+            self._replay(session, room, recovery)
+        if old is not None:
+            self._membership.evict(old, errors.REPLACED, now)
+        for member in session.members:
+            self._membership.tell_in_time(member.room, now)
+        for name in talk.rooms:
+            if session.state is State.OPEN and session.member_of(name) is None:
+                self._join(session, Join(name), now)
+
+    def _hello_again(self, session: Session[C], hello: Hello, now: float) -> None:
+        self._refuse(session, "bad_request", "hello was said already", hello.id, now, field="type")
+
+    # -- rooms --------------------------------------------------------------------------------------------------------
+
+    def _join(self, session: Session[C], request: Join, now: float) -> None:
+        talk, name = session.talk, request.room
+        assert talk is not None
+        if session.member_of(name) is not None or name in talk.asked:
+            self._refuse(session, "already_joined", "you are in this room", request.id, now, field="room", room=name)
+            return
+        fault = self._room_fault(name)
+        reason = self._membership.admits(session, fault, now)
+        if reason is errors.PROTOCOL:
+            self._refuse(session, "bad_request", str(fault), request.id, now, field="room")
+        elif reason is not None or len(session.members) + len(talk.asked) >= self._limits.rooms_per_client:
+            self._refuse_join(session, errors.RATE_LIMITED, request, now)
+        elif self._state.authorizes:
+            talk.asked[name] = request
+            self._state.effects.append(Authorize(session.client, name, session.username))
+        else:
+            self._enter(session, request, now)
+
+    def _enter(self, session: Session[C], request: Join, now: float) -> None:
+        def entered(member: Member[C]) -> None:
+            room, talk = member.room, member.room.talk
+            assert talk is not None
+            recovery = recover(room, request.since)
+            fields: dict[str, Any] = {"id": request.id, "room": room.name, **_position(room, recovery)}
+            fields["rev"] = talk.roster.rev
+            if request.presence:
+                fields["users"] = self._roster(session, room)
+            if request.history:
+                count = int(min(request.history, self._limits.history_page))
+                fields["messages"] = _told(room, list(room.log)[-count:])
+            self._state.give(session, "ok", fields)
+            self._replay(session, room, recovery)
+            if request.meta is not None:
+                talk.metas[session.username] = request.meta
+
+        reason = self._membership.join(session, request.room, now, entered)
+        if reason is not None:
+            self._refuse_join(session, reason, request, now)
+        else:
+            self._membership.judge_direct(session, now)
+
+    def _replay(self, session: Session[C], room: Room[C], recovery: Recovery) -> None:
+        if recovery.gap is not None:
+            frame = gap_frame(session.lane, room, *recovery.gap)
+            self._state.delivery.give(session, [frame], wire_bytes(frame))
+        if recovery.first:
+            self._state.delivery.give(session, [Replay(room, session.lane, recovery.first, room.offset)], 0)
+
+    def _refuse_join(self, session: Session[C], reason: CloseReason, request: Join, now: float) -> None:
+        name, message = _JOIN_ERRORS[reason]
+        wait_s = 1 / self._limits.join_rate_per_s if reason is errors.RATE_LIMITED else 0.0
+        self._state.refusals[reason.name] += 1
+        fail = self._membership.fail
+        fail(session, name, message, request.id, room=request.room, retry_after_s=wait_s, now=now)
+
+    def _leave(self, session: Session[C], request: Leave, now: float) -> None:
+        if self._member(session, request.room, request.id, now) is not None:
+            self._membership.leave_room(session, request.room, now)
+            self._ok(session, request.id)
+
+    def _presence(self, session: Session[C], request: Presence, now: float) -> None:
+        member = self._member(session, request.room, request.id, now)
+        if member is not None:
+            talk = member.room.talk
+            assert talk is not None
+            talk.metas[session.username] = request.meta
+            talk.roster.note(session.username)
+            self._ok(session, request.id)
+            self._membership.tell_in_time(member.room, now)
+
+    def _members(self, session: Session[C], request: Members, now: float) -> None:
+        member = self._member(session, request.room, request.id, now)
+        if member is not None:
+            room, talk = member.room, member.room.talk
+            assert talk is not None
+            users = self._roster(session, room)
+            self._state.give(
+                session, "ok", {"id": request.id, "room": room.name, "rev": talk.roster.rev, "users": users}
+            )
+
+    # -- what is said -------------------------------------------------------------------------------------------------
+
+    def _chat(self, session: Session[C], request: Chat, now: float) -> None:
+        member = self._member(session, request.room or "", request.id, now)
+        if member is not None:
+            has_answer = request.id is not None or request.key is not None
+            answer = Answer(session, request.id, request.key) if has_answer else None
+            self._speech.chat(member, request.content, answer, now)
+
+    def _direct_message(self, session: Session[C], request: DirectMessage, now: float) -> None:
+        fault = username_fault(request.to, max_bytes=self._limits.name_bytes, plain=False)
+        if fault is not None:
+            self._refuse(session, "bad_request", fault.replace("username", "to", 1), request.id, now, field="to")
+        elif not self._speech.write_to(
+            session, request.to, request.content, Answer(session, request.id, request.key), now
+        ):
+            self._refuse(session, "over_capacity", "there are as many rooms as there may be", request.id, now)
+
+    def _shout(self, session: Session[C], request: Shout, now: float) -> None:
+        member = self._member(session, request.room, request.id, now)
+        if member is not None:
+            self._speech.shout(member, request.name, request.content)
+            self._ok(session, request.id)
+
+    def _typing(self, session: Session[C], request: Typing, now: float) -> None:
+        member = self._member(session, request.room, request.id, now)
+        if member is not None:
+            self._speech.typing(member, request.state, now)
+            self._ok(session, request.id)
+
+    def _ping(self, session: Session[C], request: Ping, now: float) -> None:
+        self._state.give(session, "pong", {} if request.id is None else {"id": request.id})
+
+    # -- what was said ------------------------------------------------------------------------------------------------
+
+    def _history(self, session: Session[C], request: History, now: float) -> None:
+        room: Room[C] | None
+        if request.room == f"@{session.username}":
+            room = self._state.mailboxes.get(session.username)
+        else:
+            member = session.member_of(request.room)
+            room = None if member is None else member.room
+        if room is None:
+            self._refuse_room(session, request.room, request.id, now)
+            return
+        limit = int(min(request.limit or math.inf, self._limits.history_page))
+        since = request.since
+        if since is None:
+            earlier = [record for record in room.log if record[3] < (request.before or 0)]
+            found, more = earlier[-limit:][::-1], len(earlier) > limit
+        else:
+            if since.epoch != room.epoch and (since.epoch or since.offset):
+                message = f"{request.room} has another epoch: its offsets do not compare"
+                self._refuse(session, "unrecoverable", message, request.id, now, field="since", room=request.room)
+                return
+            found = list(islice(records_from(room, since.offset + 1), limit + 1))
+            found, more = found[:limit], len(found) > limit
+        fields = {"id": request.id, "room": room.name, "epoch": room.epoch, "messages": _told(room, found)}
+        self._state.give(session, "ok", {**fields, "more": more})
+
+    # -- what the program and the hub do ------------------------------------------------------------------------------
+
+    def enter(self, session: Session[C], room: str, now: float) -> None:
+        """The program lets it join; its ``ok`` has no id."""
+        if session.member_of(room) is None:
+            self._join(session, Join(room), now)
+
+    def put_out(self, session: Session[C], room: str, reason: CloseReason) -> None:
+        """It is in a room no more, but stays connected."""
+        self._state.give(session, "kicked", {"room": room, "code": reason.code, "reason": reason.name})
+
+    def announce_drain(self, session: Session[C], in_s: float, now: float) -> None:
+        fields = {"in_ms": int(in_s * 1000), "reconnect_ms": self._membership.reconnect_ms()}
+        self._state.give(session, "draining", fields)
+        self._membership.judge_direct(session, now)
+
+    def skip(self, member: Member[C], now: float) -> None:
+        """It is too far behind: it goes on with what is new, told what it missed and who is here."""
+        room, session, log = member.room, member.session, member.log
+        missed = room.head - member.cursor - log.count_silent(member.cursor)
+        member.cursor = room.head
+        if missed:
+            frame = gap_frame(log.lane, room, room.offset - missed + 1, room.offset, "slow")
+            self._state.delivery.give(session, [frame], wire_bytes(frame))
+        talk = room.talk
+        assert talk is not None
+        fields = {"room": room.name, "rev": talk.roster.rev, "users": self._roster(session, room)}
+        self._state.give(session, "presence", fields)
+        self._membership.judge_direct(session, now)
+
+    # -- replies ------------------------------------------------------------------------------------------------------
+
+    def _fault(self, session: Session[C], fault: Fault, now: float) -> None:
+        self._refuse(session, fault.error, fault.message, fault.id, now, field=fault.field)
+
+    def _refuse(
+        self,
+        session: Session[C],
+        name: str,
+        message: str,
+        id_: Id | None,
+        now: float,
+        *,
+        field: str = "",
+        room: str = "",
+    ) -> None:
+        self._membership.fail(session, name, message, id_, field=field, room=room, now=now)
+
+    def _refuse_room(self, session: Session[C], room: str, id_: Id | None, now: float) -> None:
+        self._refuse(session, "unknown_room", "you are not in this room", id_, now, field="room", room=room)
+
+    def _member(self, session: Session[C], room: str, id_: Id | None, now: float) -> Member[C] | None:
+        member = session.member_of(room)
+        if member is None:
+            self._refuse_room(session, room, id_, now)
+        return member
+
+    def _ok(self, session: Session[C], id_: Id | None) -> None:
+        if id_ is not None and session.state is State.OPEN:
+            self._state.give(session, "ok", {"id": id_})
+
+    def _roster(self, session: Session[C], room: Room[C]) -> str:
+        talker, talk = session.lane.talker, room.talk
+        assert talker is not None
+        assert talk is not None
+        return talk.roster.rendered(talker)
+
+
+def told_limits(limits: Limits) -> Mapping[str, float | None]:
+    """What a client should know of the limits; null stands for none."""
+    names = (
+        ("message_bytes", limits.v1_message_bytes),
+        ("meta_bytes", limits.meta_bytes),
+        ("label_bytes", limits.label_bytes),
+        ("message_rate_per_s", limits.message_rate_per_s),
+        ("message_burst", limits.message_burst),
+        ("rooms_per_client", limits.rooms_per_client),
+        ("history_page", limits.history_page),
+    )
+    return {name: value if math.isfinite(value) else None for name, value in names}
+
+
+def _position(room: Room[Any], recovery: Recovery) -> dict[str, Any]:
+    return {"epoch": room.epoch, "offset": recovery.offset, "recovered": recovery.recovered}
+
+
+def _told(room: Room[Any], records: Sequence[Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "room": room.name,
+            "username": username,
+            "content": content,
+            "user": user,
+            **({"to": to} if to else {}),
+            "epoch": room.epoch,
+            "offset": offset,
+            "ts": ts_ms,
+        }
+        for user, username, content, offset, ts_ms, _, _, to in records
+    ]

@@ -5,6 +5,7 @@ import errno
 import functools
 import gc
 import logging
+import math
 import os
 import re
 import signal
@@ -21,6 +22,8 @@ from typing import Final, NoReturn
 import anyio
 
 from roomhub.core.limits import FIELD_NAMES, Limits
+from roomhub.core.storage import StoreError
+from roomhub.ports import HistoryStore
 from roomhub.runtime import Runtime
 from roomhub.transports.websocket.server import choose_driver, networks, serve
 
@@ -115,6 +118,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PORT",
         help="serve /metrics on this port of the host, and not beside the chat",
     )
+    add("--history", metavar="FILE", help="keep what is said in this SQLite file, beyond the end of the server")
+    add(
+        "--history-durability",
+        choices=("process", "power"),
+        default="process",
+        help="what stored messages survive: the end of the process (default), or a power failure too",
+    )
+    for what, unit in (("messages", "messages"), ("bytes", "bytes"), ("age-s", "seconds")):
+        add(
+            f"--history-keep-{what}",
+            type=_positive,
+            default=math.inf,
+            metavar="N",
+            help=f"how many {unit} a room's history keeps in the file (default all)",
+        )
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default info)")
     return parser
 
@@ -127,6 +145,16 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65_535:
         raise argparse.ArgumentTypeError(f"must be a port from 0 to 65535, not {text!r}")
     return port
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"must be a number of more than 0, not {text!r}")
+    return number
 
 
 def _metrics_port(text: str) -> int:
@@ -182,7 +210,24 @@ def _serve(options: argparse.Namespace) -> int:
         anyio.run(run, backend=options.backend, backend_options=backend_options)
     except _CannotListen as error:
         raise UsageError(str(error)) from None
+    except StoreError as error:
+        raise UsageError(f"--history: {error}") from None
     return 0
+
+
+def _history(options: argparse.Namespace) -> HistoryStore | None:
+    if options.history is None:
+        return None
+    # Imported where it is needed: without a history SQLite is memory for nothing.
+    from roomhub.stores.sqlite import SqliteHistory
+
+    return SqliteHistory(
+        options.history,
+        keep_messages=options.history_keep_messages,
+        keep_bytes=options.history_keep_bytes,
+        keep_age_s=options.history_keep_age_s,
+        durability=options.history_durability,
+    )
 
 
 def _listening_port(options: argparse.Namespace) -> int | None:
@@ -193,7 +238,7 @@ def _listening_port(options: argparse.Namespace) -> int | None:
 
 async def _run(options: argparse.Namespace, limits: Limits, tls: ssl.SSLContext | None) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with Runtime(limits=limits) as runtime, AsyncExitStack() as stack:
+        async with Runtime(limits=limits, history=_history(options)) as runtime, AsyncExitStack() as stack:
             serving = serve(
                 runtime,
                 host=options.host or DEFAULT_HOST,

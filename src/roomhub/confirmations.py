@@ -14,6 +14,7 @@ from anyio.lowlevel import current_token
 
 from roomhub.core.commands import Publish
 from roomhub.core.message import Position
+from roomhub.core.storage import Report
 
 __all__ = ["Confirmation", "MessageRefused", "ThreadCalls"]
 
@@ -62,6 +63,7 @@ class ThreadCalls:
         # Under the lock, so that no call comes in behind the last ``take``.
         self._lock = threading.Lock()
         self._waiting: deque[tuple[Publish, Confirmation]] = deque()
+        self._posted: deque[Report] = deque()
         self._call_soon: Callable[[Callable[[], None]], object] | None = None
 
     # -- in the event loop --------------------------------------------------------------------------------------------
@@ -70,8 +72,10 @@ class ThreadCalls:
         loop: Any = current_token().native_token
         self._call_soon = loop.call_soon_threadsafe if hasattr(loop, "call_soon_threadsafe") else loop.run_sync_soon
 
-    def take(self, submit: Callable[[Publish], None]) -> None:
+    def take(self, submit: Callable[[Publish | Report], None]) -> None:
         """Do what was asked for; what ``submit`` raises is the asking thread's."""
+        while self._posted:
+            submit(self._posted.popleft())
         while self._waiting:
             # It stays until it is done: should this be interrupted, ``end`` answers it.
             publish, confirmation = self._waiting[0]
@@ -88,6 +92,15 @@ class ThreadCalls:
         for _, confirmation in self._waiting:
             confirmation.fail(RuntimeError("the runtime has stopped"))
         self._waiting.clear()
+
+    # -- in any other thread: a store's -------------------------------------------------------------------------------
+
+    def post(self, report: Report) -> None:
+        """Let the hub know; nobody waits for it, and what comes when the runtime has ended is nobody's."""
+        with self._lock:
+            if self._call_soon is not None:
+                self._posted.append(report)
+                self._call_soon(self._wake)
 
     # -- in any other thread ------------------------------------------------------------------------------------------
 

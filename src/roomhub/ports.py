@@ -1,6 +1,7 @@
 """Protocols for what a deployment plugs into a ``Runtime``, and the clock that comes with it."""
 
 import time
+from collections.abc import Callable, Hashable
 from typing import Protocol
 
 import anyio
@@ -8,8 +9,9 @@ from anyio.lowlevel import checkpoint
 
 from roomhub.core.codec import Chunk, Lane
 from roomhub.core.errors import CloseReason
+from roomhub.core.storage import Report, Snapshot, StoredMessage
 
-__all__ = ["Client", "Clock", "SharingClient", "SystemClock"]
+__all__ = ["Client", "Clock", "HistoryStore", "SharingClient", "SystemClock"]
 
 
 class Client(Protocol):
@@ -63,6 +65,38 @@ class Clock(Protocol):
 
     async def sleep_until(self, when: float) -> None:
         """Return once ``now()`` has reached ``when``, never for ``inf``."""
+        ...
+
+
+class HistoryStore(Protocol):
+    """Where rooms' messages are kept. ``roomhub.stores.sqlite.SqliteHistory`` is one.
+
+    ``append`` and ``load`` are called in the event loop and never block. What becomes of what they ask for is told
+    later, from any thread, by the function that ``open`` was given. No offset above what was reserved is ever given to
+    a message, so that none is given twice, whenever the process may end.
+    """
+
+    @property
+    def reserve(self) -> int:
+        """How many offsets of a new epoch may be given before the first of its messages is stored."""
+        ...
+
+    def open(self, report: Callable[[Report], None]) -> Snapshot:
+        """Begin; called once, in a thread of its own. Raises ``roomhub.core.storage.StoreError``."""
+        ...
+
+    def append(self, message: StoredMessage, ref: Hashable = None) -> bool:
+        """Store a message; ``Stored`` or ``StoreFailed`` has the ref. False if it is not taken."""
+        ...
+
+    def load(
+        self, room: str, ref: Hashable, *, after: int | None = None, before: int | None = None, limit: int
+    ) -> bool:
+        """Read the oldest messages above ``after``, or the newest below ``before``; ``Loaded`` has the ref."""
+        ...
+
+    def close(self) -> None:
+        """Store what was taken, and end; called in a thread of its own."""
         ...
 
 

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Final, Self, assert_never
 
 import anyio
+import anyio.to_thread
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
@@ -26,14 +27,25 @@ from roomhub.core import errors
 from roomhub.core.codec import Chunk
 from roomhub.core.commands import CloseRoom, Command, Drain, Enter, Exit, Kick, Publish
 from roomhub.core.deadlines import Deadlines
-from roomhub.core.effects import Announce, Authorize, Close, Effect, Probe, Report, Settle
+from roomhub.core.effects import Announce, Authorize, Close, Effect, Load, Probe, Report, Settle, Store
 from roomhub.core.errors import CloseReason
-from roomhub.core.events import Authorized, ClockSet, Denied, Disconnected, Event, Published, Refused, Ticked
+from roomhub.core.events import (
+    Authorized,
+    ClockSet,
+    Denied,
+    Disconnected,
+    Event,
+    Loaded,
+    Published,
+    Refused,
+    StoreFailed,
+    Ticked,
+)
 from roomhub.core.hub import Hub
 from roomhub.core.limits import Limits
 from roomhub.core.message import Message, Position
 from roomhub.core.statistics import Statistics
-from roomhub.ports import Client, Clock, SystemClock
+from roomhub.ports import Client, Clock, HistoryStore, SystemClock
 
 __all__ = ["Runtime"]
 
@@ -77,6 +89,8 @@ class Runtime:
         on_message: called with each chat ``Message`` once it has its place.
         allow_join: called with (room, username); False refuses the join.
         rewrite_message: called with a ``Message`` before it has a place; the content to publish, or None to refuse it.
+        history: where rooms' messages are kept, also beyond the end of this process; it is opened and closed here.
+        confirms_stored: whether a v1 client's ``ok`` waits until its message is stored. Live delivery never waits.
 
     The callables are plain functions and must be quick: they run inside the hub's turn. One that raises is logged and
     contained; a hook that raises refuses. They may call the runtime's synchronous methods, which then take effect
@@ -98,6 +112,8 @@ class Runtime:
         on_message: MessageListener | None = None,
         allow_join: JoinHook | None = None,
         rewrite_message: MessageHook | None = None,
+        history: HistoryStore | None = None,
+        confirms_stored: bool = True,
     ) -> None:
         if hub is not None and limits is not None:
             raise ValueError("give limits to the hub, or no hub: Runtime(limits=...) makes one")
@@ -114,6 +130,8 @@ class Runtime:
         self.hub.reports = self._callbacks.tells
         self.hub.authorizes = self._callbacks.decides_joins
         self.hub.announces = self._callbacks.decides_messages
+        self._history = history
+        self._confirms_stored = confirms_stored
         self._handling = False
         # What came in while an item was handled, and the orders among it that wait for the next flush.
         self._queue: deque[Event[Client] | Command[Client]] = deque()
@@ -135,6 +153,14 @@ class Runtime:
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
             raise RuntimeError("a runtime runs once: make another")
+        if self._history is not None:
+            self._calls.begin()  # the store may speak as soon as it is open
+            try:
+                snapshot = await anyio.to_thread.run_sync(self._history.open, self._calls.post)
+            except BaseException:
+                self._calls.end()
+                raise
+            self.hub.restore(snapshot, reserve=self._history.reserve, confirms=self._confirms_stored)
         self.submit(ClockSet(self.clock.unix_ms()))
         # Not before: a runtime may be made where no event loop runs yet.
         self._flusher = anyio.CancelScope(shield=True)
@@ -166,6 +192,9 @@ class Runtime:
                     await self._tasks.__aexit__(None, None, None)
             finally:
                 self._thread = None
+                if self._history is not None:
+                    with anyio.CancelScope(shield=True):
+                        await anyio.to_thread.run_sync(self._history.close)
 
     async def drain(self) -> None:
         """Close every connection with the reason ``draining``; return when all are gone, or ``drain_timeout_s`` later.
@@ -458,6 +487,18 @@ class Runtime:
                     effect.client.probe()
                 except Exception:
                     self._give_up(effect.client)
+            case Store():
+                assert self._history is not None
+                if not self._history.append(effect.message, effect.ref):
+                    refs = [] if effect.ref is None else [effect.ref]
+                    self._queue.append(StoreFailed(refs, "the store takes no more"))
+            case Load():
+                assert self._history is not None
+                taken = self._history.load(
+                    effect.room, effect.ref, after=effect.after, before=effect.before, limit=effect.limit
+                )
+                if not taken:
+                    self._queue.append(Loaded(effect.ref, None, "the store is asked for too much"))
             case Settle():
                 if isinstance(effect.ref, Confirmation):
                     effect.ref.settle(effect.position)

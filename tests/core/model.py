@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from roomhub.core.codec import Chunk, Lane
 from roomhub.core.commands import CloseRoom, Dismiss, Drain, Enter, Exit, Kick, Publish
-from roomhub.core.effects import Announce, Authorize, Close, Effect, Probe, Report, Settle
+from roomhub.core.effects import Announce, Authorize, Close, Effect, Load, Probe, Report, Settle, Store
 from roomhub.core.errors import KICKED
 from roomhub.core.events import (
     Authorized,
@@ -173,6 +173,8 @@ def described(effect: Effect[int]) -> Told:
             return ("report", message.kind, message.room, message.username, message.content, message.offset)
         case Settle():
             return ("settle", effect.ref, effect.position)
+        case Store() | Load():
+            raise AssertionError("this hub has no store")
 
 
 class World:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from roomhub.core.codec import Chunk, Codec, Lane, PlainCodec, text_lane
-from roomhub.core.effects import Announce, Authorize, Close, Effect, Probe, Report, Settle
+from roomhub.core.effects import Announce, Authorize, Close, Effect, Load, Probe, Report, Settle, Store
 from roomhub.core.events import Received, Ticked
 from roomhub.core.hub import Hub
 from roomhub.core.json_codec import JsonCodec
@@ -264,6 +264,10 @@ def short(order: Effect[str]) -> str:
             return f"announce {told(order.message)}"
         case Report():
             return f"report {told(order.message)}"
+        case Store():
+            return f"store {order.message.room} {order.message.offset}"
+        case Load():
+            return f"load {order.room} {order.after} {order.before} {order.limit}"
         case Settle():
             where = order.position
             return f"settle {order.ref} {f'{where.epoch}/{where.offset}' if where else None}"

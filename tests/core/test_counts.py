@@ -1,6 +1,7 @@
 """Performance held by counts: the work of a message does not grow with the members of its room."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 
@@ -8,10 +9,12 @@ from roomhub.core.codec import Chunk, Frame, Lane, PlainCodec
 from roomhub.core.commands import Kick, Publish
 from roomhub.core.events import Connected, Received, Ticked
 from roomhub.core.hub import Hub
+from roomhub.core.json_codec import JsonCodec, Raw
 from roomhub.core.limits import Limits
 from roomhub.core.message import Message
 from roomhub.core.requests import Chat, Request
 from roomhub.core.room import Room
+from tests.core.playbook import After, Playbook, netstring_lane, says
 
 
 class CountingCodec:
@@ -153,3 +156,42 @@ def test_leaving_frames_are_not_encoded_again(monkeypatch: pytest.MonkeyPatch) -
     counts.hub.handle(Kick("U5"), 0.0)
     assert counts.hub.pull(5)
     assert counts.codec.encoded.count("hi") == 1
+
+
+class CountingJson(JsonCodec):
+    """Counts how often it renders something."""
+
+    __slots__ = ("rendered",)
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self.rendered = 0
+
+    def encode(self, message: Message) -> str:
+        self.rendered += 1
+        return super().encode(message)
+
+    def items(self, items: Sequence[Mapping[str, Any]]) -> Raw:
+        self.rendered += 1
+        return super().items(items)
+
+
+@pytest.mark.parametrize("members", [2, 200])
+def test_v1_renders_a_message_once_and_a_roster_once_a_telling(members: int) -> None:
+    codec = CountingJson(Limits())
+    lane = netstring_lane(codec, v1=True)
+    play = Playbook()
+    for number in range(members):
+        client = f"c{number}"
+        play >> Connected(client, lane, client, secret=client, shares=True) >> says(client, "hello", id=1)
+        play >> says(client, "join", id=2, room="r")
+    play.forget() >> After(1)
+    play.forget()
+    codec.rendered = 0
+    play >> says("c0", "chat", room="r", content="hi")
+    play.serve()
+    assert codec.rendered == 1
+    assert len({id(play.chunks[f"c{number}"][-1]) for number in range(members)}) == 1, "one chunk for all"
+    for number in range(members):
+        play >> says(f"c{number}", "members", id=3, room="r")
+    assert codec.rendered == 2

@@ -12,9 +12,12 @@ from roomhub.core.events import (
     Denied,
     Disconnected,
     Heard,
+    Loaded,
     Published,
     Received,
     Refused,
+    Stored,
+    StoreFailed,
     Ticked,
     Writable,
 )
@@ -53,6 +56,9 @@ OF_NOBODY = (
     Published(Message(CHAT, "r", "x", "x", "hi")),
     Refused(Message(CHAT, "r", "x", "x", "hi")),
     ClockSet(5),
+    Stored([], {}),
+    StoreFailed([], "full"),
+    Loaded("nobody", None),
     Ticked(),
 )
 

@@ -329,7 +329,7 @@ def test_every_offset_is_that_of_a_message_or_in_a_gap(book: Callable[..., Book]
 def test_messages_are_committed_in_batches(book: Callable[..., Book]) -> None:
     it = book(commit_interval_s=NEVER_S, commit_messages=5)
     it.append(*range(1, 13))
-    assert it.next() == Stored([1, 2, 3, 4, 5], {"r": 1_005})
+    assert it.next() == Stored([1, 2, 3, 4, 5], {("r", "e"): 1_005})
     assert it.next() == Stored([6, 7, 8, 9, 10], {})
     assert (it.history.commits, it.history.queued) == (2, 2)
     assert it.history.queued_bytes == 2 * (64 + len("rannAnnmessage 12"))
@@ -341,7 +341,7 @@ def test_messages_are_committed_in_batches(book: Callable[..., Book]) -> None:
 def test_a_message_does_not_wait_for_a_full_batch(book: Callable[..., Book]) -> None:
     it = book(commit_interval_s=0.001)
     it.append(1)
-    assert it.next() == Stored([1], {"r": 1_001})
+    assert it.next() == Stored([1], {("r", "e"): 1_001})
 
 
 def test_a_load_sees_what_was_appended_before_and_waits_for_no_batch(book: Callable[..., Book]) -> None:
@@ -358,7 +358,7 @@ def test_a_room_reserves_more_when_half_is_used(book: Callable[..., Book]) -> No
         report = it.next()
         assert isinstance(report, Stored)
         if report.reserved:
-            raised[offset] = report.reserved["r"]
+            raised[offset] = report.reserved["r", "e"]
     assert raised == {1: 11, 7: 17, 13: 23}
 
 
@@ -618,7 +618,7 @@ def test_a_close_writes_what_is_queued(book: Callable[..., Book], path: Path) ->
     thread = it.history._thread
     assert thread is not None
     assert not thread.daemon
-    assert it.close() == [Stored([*range(1, 1_001)], {"r": 2_000})]
+    assert it.close() == [Stored([*range(1, 1_001)], {("r", "e"): 2_000})]
     assert not thread.is_alive()
     assert os.listdir(path.parent) == [path.name]  # no write-ahead log left
     it.history.close()
@@ -653,7 +653,7 @@ def test_what_asks_for_nonsense(book: Callable[..., Book]) -> None:
 def test_a_full_disk(book: Callable[..., Book], path: Path) -> None:
     it = book()
     it.append(1)
-    assert it.next() == Stored([1], {"r": 1_001})
+    assert it.next() == Stored([1], {("r", "e"): 1_001})
     database = it.history._file._database
     database.execute("PRAGMA max_page_count = 1")  # as many as there are
     for offset in (2, 3):

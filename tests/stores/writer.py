@@ -28,7 +28,7 @@ def main(path: str) -> None:
         for ref in report.refs:
             say("stored", ref)
         with changed:
-            allowed.update(report.reserved)
+            allowed.update({name: offset for (name, _), offset in report.reserved.items()})
             changed.notify()
 
     history = SqliteHistory(path, commit_interval_s=0.001, commit_messages=20, reserve=RESERVE)

@@ -13,11 +13,11 @@ from typing_extensions import TypeVar
 
 from roomhub.core import errors
 from roomhub.core.codec import wire_bytes
-from roomhub.core.effects import Authorize
+from roomhub.core.effects import Authorize, Load
 from roomhub.core.errors import CloseReason
 from roomhub.core.limits import Limits
 from roomhub.core.membership import Membership
-from roomhub.core.message import Position
+from roomhub.core.message import Position, Record
 from roomhub.core.names import username_fault
 from roomhub.core.protocol import VERSION
 from roomhub.core.rates import Rate
@@ -42,8 +42,9 @@ from roomhub.core.room import Member, Room
 from roomhub.core.session import Session, State
 from roomhub.core.speech import Answer, Speech
 from roomhub.core.state import HubState
+from roomhub.core.storage import Page
 
-__all__ = ["Dialogue"]
+__all__ = ["Dialogue", "PageWanted"]
 
 C = TypeVar("C", bound=Hashable)
 
@@ -52,6 +53,18 @@ _JOIN_ERRORS: Mapping[CloseReason, tuple[str, str]] = {
     errors.OVER_CAPACITY: ("over_capacity", "there are as many rooms as there may be"),
     errors.FORBIDDEN: ("forbidden", "this room is not for you"),
 }
+
+
+class PageWanted(Generic[C]):
+    """A page of history that the store has been asked for, and who wants it."""
+
+    __slots__ = ("limit", "request", "room", "session")
+
+    def __init__(self, session: Session[C], room: Room[C], request: History, limit: int) -> None:
+        self.session: Session[C] = session
+        self.room: Room[C] = room
+        self.request: History = request
+        self.limit: int = limit
 
 
 class Dialogue(Generic[C]):
@@ -121,14 +134,12 @@ class Dialogue(Generic[C]):
         request = talk.asked.pop(name, None)
         if request is None:
             return
-        welcome = talk.welcome
-        if welcome is not None:
+        if talk.welcome is not None:
             if is_allowed:
-                talk.allowed[name] = request.since
-            if not talk.asked:
-                self._welcome(session, welcome, now)
+                self._allow(session, name, request.since, now)
+            self._welcome_in_time(session, now)
         elif is_allowed:
-            self._enter(session, request, now)
+            self._enter_loaded(session, request, now)
         else:
             self._refuse_join(session, errors.FORBIDDEN, request, now)
 
@@ -138,6 +149,7 @@ class Dialogue(Generic[C]):
         talk = session.talk
         assert talk is not None
         talk.welcome = hello
+        talk.knows_all = False
         self._deadlines.cancel("hello", session)
         wanted: Mapping[str, Position] = hello.resume.rooms if hello.resume is not None else {}
         for name, since in wanted.items():
@@ -148,9 +160,48 @@ class Dialogue(Generic[C]):
                     talk.asked[name] = Join(name, since=since)
                     self._state.effects.append(Authorize(session.client, name, session.username))
                 else:
-                    talk.allowed[name] = since
-        if not talk.asked:
-            self._welcome(session, hello, now)
+                    self._allow(session, name, since, now)
+        mailbox = self._speech.known_mailbox(session.username, now)
+        if mailbox is not None:
+            self._load(session, Join(mailbox.name), mailbox, lambda now: self._welcome_in_time(session, now), now)
+        talk.knows_all = True
+        self._welcome_in_time(session, now)
+
+    def _allow(self, session: Session[C], name: str, since: Position | None, now: float) -> None:
+        """It may rejoin, once the room's log is there."""
+        talk = session.talk
+        assert talk is not None
+        allowed = talk.allowed
+
+        def loaded(now: float) -> None:
+            allowed[name] = since
+            self._welcome_in_time(session, now)
+
+        room = self._membership.known_room(name)
+        if room is None:
+            allowed[name] = since
+        else:
+            self._load(session, Join(name, since=since), room, loaded, now)
+
+    def _load(
+        self, session: Session[C], request: Join, room: Room[C], then: Callable[[float], None], now: float
+    ) -> None:
+        """Do it once the room's log is there; until then the session waits for its answer."""
+        talk = session.talk
+        assert talk is not None
+        talk.asked[request.room] = request
+
+        def loaded(now: float) -> None:
+            talk.asked.pop(request.room, None)
+            then(now)
+
+        self._membership.when_loaded(room, session, loaded, now)
+
+    def _welcome_in_time(self, session: Session[C], now: float) -> None:
+        talk = session.talk
+        assert talk is not None
+        if talk.welcome is not None and not talk.asked and talk.knows_all:
+            self._welcome(session, talk.welcome, now)
 
     def _welcome(self, session: Session[C], hello: Hello, now: float) -> None:
         """All that it may rejoin is known: let it in, say so, and then what it has missed."""
@@ -226,7 +277,14 @@ class Dialogue(Generic[C]):
             talk.asked[name] = request
             self._state.effects.append(Authorize(session.client, name, session.username))
         else:
+            self._enter_loaded(session, request, now)
+
+    def _enter_loaded(self, session: Session[C], request: Join, now: float) -> None:
+        room = self._membership.known_room(request.room)
+        if room is None:
             self._enter(session, request, now)
+        else:
+            self._load(session, request, room, lambda now: self._enter(session, request, now), now)
 
     def _enter(self, session: Session[C], request: Join, now: float) -> None:
         def entered(member: Member[C]) -> None:
@@ -335,19 +393,50 @@ class Dialogue(Generic[C]):
         if room is None:
             self._refuse_room(session, request.room, request.id, now)
             return
-        limit = int(min(request.limit or math.inf, self._limits.history_page))
         since = request.since
-        if since is None:
-            earlier = [record for record in room.log if record[3] < (request.before or 0)]
-            found, more = earlier[-limit:][::-1], len(earlier) > limit
+        if since is not None and since.epoch != room.epoch and (since.epoch or since.offset):
+            message = f"{request.room} has another epoch: its offsets do not compare"
+            self._refuse(session, "unrecoverable", message, request.id, now, field="since", room=request.room)
+            return
+        limit = int(min(request.limit or math.inf, self._limits.history_page))
+        first = room.log[0][3] if room.log else room.offset + 1
+        if since is not None:
+            is_here = first <= since.offset + 1
         else:
-            if since.epoch != room.epoch and (since.epoch or since.offset):
-                message = f"{request.room} has another epoch: its offsets do not compare"
-                self._refuse(session, "unrecoverable", message, request.id, now, field="since", room=request.room)
-                return
-            found = list(islice(records_from(room, since.offset + 1), limit + 1))
-            found, more = found[:limit], len(found) > limit
-        fields = {"id": request.id, "room": room.name, "epoch": room.epoch, "messages": _told(room, found)}
+            # One more than the page, to know whether there are more.
+            is_here = first == 1 or min(request.before or 0, room.offset + 1) - first > limit
+        if is_here or self._state.store is None:
+            self._tell_page(session, room, request, limit)
+        else:
+            after = None if since is None else since.offset
+            wanted = PageWanted(session, room, request, limit)
+            self._state.effects.append(Load(room.name, wanted, after=after, before=request.before, limit=limit))
+
+    def page_loaded(self, wanted: "PageWanted[C]", page: Page | None, now: float) -> None:
+        """The store has a page that a client asked for, or None if it could not be read."""
+        session, room, request = wanted.session, wanted.room, wanted.request
+        if session.state is not State.OPEN:
+            return
+        if page is None:
+            self._tell_page(session, room, request, wanted.limit)
+        else:
+            records = [self._speech.record_of(message, now) for message in page.messages if message.epoch == room.epoch]
+            self._give_page(session, room, request, records if request.since is not None else records[::-1], page.more)
+        self._membership.judge_direct(session, now)
+
+    def _tell_page(self, session: Session[C], room: Room[C], request: History, limit: int) -> None:
+        """A page of what is in memory."""
+        if request.since is None:
+            earlier = [record for record in room.log if record[3] < (request.before or 0)]
+            self._give_page(session, room, request, earlier[-limit:][::-1], len(earlier) > limit)
+        else:
+            found = list(islice(records_from(room, request.since.offset + 1), limit + 1))
+            self._give_page(session, room, request, found[:limit], len(found) > limit)
+
+    def _give_page(
+        self, session: Session[C], room: Room[C], request: History, records: Sequence[Record], more: bool
+    ) -> None:
+        fields = {"id": request.id, "room": room.name, "epoch": room.epoch, "messages": _told(room, records)}
         self._state.give(session, "ok", {**fields, "more": more})
 
     # -- what the program and the hub do ------------------------------------------------------------------------------

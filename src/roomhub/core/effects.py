@@ -7,8 +7,9 @@ from typing_extensions import TypeVar
 
 from roomhub.core.errors import CloseReason
 from roomhub.core.message import Message, Position
+from roomhub.core.storage import StoredMessage
 
-__all__ = ["Announce", "Authorize", "Close", "Effect", "Probe", "Report", "Settle"]
+__all__ = ["Announce", "Authorize", "Close", "Effect", "Load", "Probe", "Report", "Settle", "Store"]
 
 C = TypeVar("C", bound=Hashable)
 
@@ -90,4 +91,36 @@ class Settle:
         return f"Settle({self.ref!r}, {self.position!r})"
 
 
-Effect: TypeAlias = Close[C] | Probe[C] | Authorize[C] | Announce | Report | Settle
+class Store:
+    """Keep a message; answer with ``Stored`` or ``StoreFailed`` if there is a ``ref``. Only after ``Hub.restore``."""
+
+    __slots__ = ("message", "ref")
+
+    def __init__(self, message: StoredMessage, ref: Hashable) -> None:
+        self.message: StoredMessage = message
+        self.ref: Hashable = ref
+
+    def __repr__(self) -> str:
+        return f"Store({self.message!r})"
+
+
+class Load:
+    """Bring a page of a room's history: the oldest messages above ``after`` or the newest below ``before``.
+
+    Answer with ``Loaded``. Only after ``Hub.restore``.
+    """
+
+    __slots__ = ("after", "before", "limit", "ref", "room")
+
+    def __init__(self, room: str, ref: Hashable, *, after: int | None, before: int | None, limit: int) -> None:
+        self.room: str = room
+        self.ref: Hashable = ref
+        self.after: int | None = after
+        self.before: int | None = before
+        self.limit: int = limit
+
+    def __repr__(self) -> str:
+        return f"Load({self.room!r}, after={self.after}, before={self.before}, limit={self.limit})"
+
+
+Effect: TypeAlias = Close[C] | Probe[C] | Authorize[C] | Announce | Report | Settle | Store | Load

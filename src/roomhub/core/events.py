@@ -10,6 +10,7 @@ from typing_extensions import TypeVar
 
 from roomhub.core.codec import Lane
 from roomhub.core.message import Message
+from roomhub.core.storage import Loaded, Stored, StoreFailed
 
 __all__ = [
     "Authorized",
@@ -20,9 +21,12 @@ __all__ = [
     "Disconnected",
     "Event",
     "Heard",
+    "Loaded",
     "Published",
     "Received",
     "Refused",
+    "StoreFailed",
+    "Stored",
     "Ticked",
     "Writable",
 ]
@@ -194,4 +198,7 @@ Event: TypeAlias = (
     | Refused
     | ClockSet
     | Ticked
+    | Stored
+    | StoreFailed
+    | Loaded
 )

@@ -19,7 +19,7 @@ from roomhub.core import errors, presence
 from roomhub.core.admission import Admission
 from roomhub.core.codec import Chunk, wire_bytes
 from roomhub.core.commands import CloseRoom, Command, Dismiss, Drain, Enter, Exit, Kick, Publish
-from roomhub.core.dialogue import Dialogue
+from roomhub.core.dialogue import Dialogue, PageWanted
 from roomhub.core.effects import Announce, Effect, Probe
 from roomhub.core.errors import CloseReason
 from roomhub.core.events import (
@@ -31,9 +31,12 @@ from roomhub.core.events import (
     Disconnected,
     Event,
     Heard,
+    Loaded,
     Published,
     Received,
     Refused,
+    Stored,
+    StoreFailed,
     Ticked,
     Writable,
 )
@@ -46,8 +49,9 @@ from roomhub.core.requests import Chat, Join, Leave
 from roomhub.core.room import Room, Share
 from roomhub.core.session import OPEN, Session, State, Talk
 from roomhub.core.speech import Speech
-from roomhub.core.state import LOG_AGE_LOOKS, HubState
+from roomhub.core.state import LOG_AGE_LOOKS, HubState, StoreState
 from roomhub.core.statistics import Statistics
+from roomhub.core.storage import Snapshot
 
 __all__ = ["Hub", "Share", "Statistics"]
 
@@ -98,6 +102,7 @@ class Hub(Generic[C]):
         self._answer_s = (limits.pong_timeout_s - limits.ping_interval_s) / 2
         self._message_rate = Rate(limits.message_rate_per_s, limits.message_burst)
         self._messages_in = 0
+        self._store_failures = 0
         self._bytes_in = 0
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             Connected: self._connected,
@@ -112,6 +117,9 @@ class Hub(Generic[C]):
             Refused: self._refused,
             ClockSet: self._clock_set,
             Ticked: self._ticked,
+            Stored: self._stored,
+            StoreFailed: self._store_failed,
+            Loaded: self._loaded,
             Publish: self._publish,
             Enter: self._enter,
             Exit: self._exit,
@@ -228,6 +236,24 @@ class Hub(Generic[C]):
     def reports(self, on: bool) -> None:
         self._state.reports = on
 
+    def restore(self, snapshot: Snapshot, *, reserve: int, confirms: bool = True) -> None:
+        """There is a store: go on where it left off. Before the first event.
+
+        From then on every message is given out as a ``Store`` effect, and what is not in memory is asked for with
+        ``Load``.
+
+        Args:
+            snapshot: what the store has.
+            reserve: how many offsets of a new epoch may be given before the store has said more.
+            confirms: whether an ``ok`` waits until its message is stored.
+
+        Raises:
+            RuntimeError: somebody is here already.
+        """
+        if self._sessions or self._rooms or self._state.store is not None:
+            raise RuntimeError("restore a hub before anything else happens to it")
+        self._state.store = StoreState(snapshot, reserve, confirms=confirms)
+
     # -- questions ----------------------------------------------------------------------------------------------------
 
     def rooms(self) -> Sequence[str]:
@@ -281,6 +307,7 @@ class Hub(Generic[C]):
                 (room.head - member.cursor for room in self._rooms.values() for member in room.behind), default=0
             ),
             evictions=dict(self._state.evictions),
+            store_failures=self._store_failures,
             refusals=dict(self._state.refusals),
         )
 
@@ -440,6 +467,24 @@ class Hub(Generic[C]):
     def _refused(self, event: Refused, now: float) -> None:
         self._speech.refused(event.ref)
 
+    def _stored(self, event: Stored, now: float) -> None:
+        if self._state.store is not None:
+            self._speech.stored(event.refs, event.reserved, now)
+
+    def _store_failed(self, event: StoreFailed, now: float) -> None:
+        self._store_failures += 1
+        self._speech.store_failed(event.refs, event.error)
+
+    def _loaded(self, event: Loaded, now: float) -> None:
+        if isinstance(event.ref, PageWanted):
+            self._dialogue.page_loaded(event.ref, event.page, now)
+        elif isinstance(event.ref, Room):
+            room = event.ref
+            first = room.log[0][3] if room.log else math.inf
+            messages = () if event.page is None else event.page.messages
+            kept = [message for message in messages if message.epoch == room.epoch and message.offset < first]
+            self._membership.loaded(room, [self._speech.record_of(message, now) for message in kept], now)
+
     def _clock_set(self, event: ClockSet, now: float) -> None:
         self._speech.wall_offset_ms = event.unix_ms - now * 1000
 
@@ -476,6 +521,8 @@ class Hub(Generic[C]):
                 case "grace":
                     room, user = key
                     self._membership.grace_ended(room, user, now)
+                case "loaded":
+                    self._membership.free_if_empty(key, now)
                 case "linger":
                     self._membership.linger_ended(key)
                 case "session":

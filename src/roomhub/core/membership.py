@@ -5,7 +5,7 @@ The end of a connection is here too, since it leaves its rooms.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final, Generic
 
 from typing_extensions import TypeVar
@@ -13,12 +13,12 @@ from typing_extensions import TypeVar
 from roomhub.core import errors, presence
 from roomhub.core.admission import Admission
 from roomhub.core.codec import wire_bytes
-from roomhub.core.effects import Authorize, Close, Report
+from roomhub.core.effects import Authorize, Close, Load, Report
 from roomhub.core.errors import CloseReason
-from roomhub.core.message import PRESENCE, Message
+from roomhub.core.message import PRESENCE, Message, Record
 from roomhub.core.rates import Rate
 from roomhub.core.requests import Id
-from roomhub.core.room import Member, Room
+from roomhub.core.room import Member, Room, RoomTalk
 from roomhub.core.session import Session, State
 from roomhub.core.state import HubState
 
@@ -28,6 +28,8 @@ C = TypeVar("C", bound=Hashable)
 
 ROSTERS_AT_ONCE: Final = 4
 """So many changes of a small room are told to v1 clients at once in ``presence_interval_s``, the others together."""
+MOST_LOADED: Final = 10_000
+"""So many messages are loaded of a room at most, whatever its log may hold."""
 RECONNECT_LEAST_MS: Final = 500
 RECONNECT_MOST_MS: Final = 5_000
 RECONNECT_EACH_MS: Final = 1
@@ -109,6 +111,7 @@ class Membership(Generic[C]):
         talk = room.talk
         if talk is None and session.talk is not None:
             talk = room.begin_talk()
+            self.take_keys(room, talk, now)
         self._deadlines.cancel("grace", (room, user))
         self._deadlines.cancel("linger", room)
         session.members += (room.enter(session),)
@@ -338,6 +341,7 @@ class Membership(Generic[C]):
         for secret in state.ended:
             self._deadlines.cancel("session", secret)
         state.ended.clear()
+        state.loading.clear()
         for user, mailbox in list(state.mailboxes.items()):
             del state.mailboxes[user]
             self._forget_log(mailbox)
@@ -388,6 +392,52 @@ class Membership(Generic[C]):
         room = self._rooms[name] = self._state.make_log(name)
         return room
 
+    def known_room(self, name: str) -> Room[C] | None:
+        """The room, made anew if only the store has it. None if there is none, or no place for it."""
+        store = self._state.store
+        found = self._rooms.get(name)
+        if found is None and store is not None and name in store.rooms:
+            return self._make_room_in_bounds(name)
+        return found
+
+    def take_keys(self, room: Room[C], talk: RoomTalk, now: float) -> None:
+        """A room has keys from now on: those too that the store remembers."""
+        store = self._state.store
+        if store is None:
+            return
+        for (user, key), receipt in store.keys.pop(room.name, {}).items():
+            if receipt.epoch == room.epoch:
+                talk.keys[user, key] = receipt
+                self._deadlines.arm("key", (room, user, key), now)
+
+    def when_loaded(self, room: Room[C], session: Session[C], then: Callable[[float], None], now: float) -> None:
+        """Do something for a session, if it is still there then, once the room's log has what the store has of it."""
+        most = int(min(self._limits.log_messages, MOST_LOADED)) - len(room.log)
+        if room.is_loaded or most <= 0:
+            room.is_loaded = True
+            then(now)
+            return
+        waiting = self._state.loading.setdefault(room, [])
+        waiting.append((session, then))
+        if len(waiting) == 1:
+            before = room.log[0][3] if room.log else None
+            self._effects.append(Load(room.name, room, after=None, before=before, limit=most))
+
+    def loaded(self, room: Room[C], records: Sequence[Record], now: float) -> None:
+        """The store has given what it has of a room's log before what is in memory."""
+        is_mailbox = self._state.mailboxes.get(room.name[1:]) is room
+        if self._rooms.get(room.name) is room or is_mailbox:
+            room.prepend(records)
+            room.is_loaded = True
+        for session, then in self._state.loading.pop(room, ()):
+            if session.is_live:
+                then(now)
+        if not is_mailbox:
+            # Not at once: a hello may wait for other rooms before it joins this one.
+            self._deadlines.arm("loaded", room, now)
+        elif not any(device.talk is not None for device in self._state.users.get(room.name[1:], ())):
+            self._deadlines.arm("linger", room, now)
+
     def _make_room_in_bounds(self, name: str) -> Room[C] | None:
         return self.make_room(name) if self.makes_place() else None
 
@@ -428,6 +478,7 @@ class Membership(Generic[C]):
 
     def _forget_log(self, room: Room[C]) -> None:
         state = self._state
+        state.put_away(room)
         state.grown.pop(room, None)
         state.passing.pop(room, None)
         self._delivery.forget(room)

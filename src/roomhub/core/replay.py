@@ -22,7 +22,8 @@ C = TypeVar("C", bound=Hashable)
 class Replay(Generic[C]):
     """The messages of a room from one offset to another that a session has yet to get.
 
-    What the log has let go of meanwhile, since the client was slow to take it, is told as a gap.
+    What the log has let go of meanwhile, since the client was slow to take it, is told as a gap, and so is what a store
+    lost when its process was killed.
     """
 
     __slots__ = ("_lane", "_next", "_room", "_until")
@@ -60,7 +61,10 @@ class Replay(Generic[C]):
 
     def _gap(self, last: int) -> Frame:
         first, self._next = self._next, last + 1
-        return gap_frame(self._lane, self._room, first, last, "slow")
+        log = self._room.log
+        # What the log lacks behind its beginning was lost; what it began with was let go of.
+        reason = "lost" if log and first >= log[0][3] else "slow"
+        return gap_frame(self._lane, self._room, first, last, reason)
 
 
 class Recovery(NamedTuple):
@@ -93,7 +97,8 @@ def recover(room: Room[Any], since: Position | None) -> Recovery:
         return Recovery("full", head)
     first = room.log[0][3] if room.log else head + 1
     if first <= since.offset + 1:
-        return Recovery("full", since.offset, None, since.offset + 1)
+        is_whole = sum(1 for _ in records_from(room, since.offset + 1)) == head - since.offset
+        return Recovery("full" if is_whole else "partial", since.offset, None, since.offset + 1)
     return Recovery("partial", since.offset, (since.offset + 1, first - 1, "expired"), first if room.log else 0)
 
 

@@ -12,6 +12,7 @@ two kinds are in ``behind``. So frames below ``min(floor, cursors of behind)`` c
 healthy member that merely waits for its turn.
 """
 
+import math
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
@@ -27,7 +28,7 @@ from roomhub.core.roster import Item, Roster
 if TYPE_CHECKING:
     from roomhub.core.session import Session
 
-__all__ = ["LaneLog", "Member", "Room", "RoomTalk", "Share"]
+__all__ = ["LaneLog", "Member", "Receipt", "Room", "RoomTalk", "Share"]
 
 C = TypeVar("C", bound=Hashable)
 
@@ -163,6 +164,26 @@ class Member(Generic[C]):
         self.gone: bool = False
 
 
+class Receipt:
+    """What became of a message whose sender wants to know.
+
+    Attributes:
+        epoch, offset, ts_ms: its place.
+        waiting: who is to be told once it is stored, None if it is.
+        error: why it could not be stored.
+    """
+
+    __slots__ = ("epoch", "error", "offset", "room", "ts_ms", "waiting")
+
+    def __init__(self, room: str, epoch: str, offset: int, ts_ms: int) -> None:
+        self.room: str = room
+        self.epoch: str = epoch
+        self.offset: int = offset
+        self.ts_ms: int = ts_ms
+        self.waiting: list[Any] | None = None
+        self.error: str = ""
+
+
 class RoomTalk:
     """What only a room has that v1 clients have been in.
 
@@ -170,7 +191,7 @@ class RoomTalk:
         roster: who is here, as told.
         metas: the metadata of users here that have any.
         users: those here with a v1 session, or had one since they came.
-        keys: the idempotency keys that are remembered: by (user, key) the offset and ts_ms they gave.
+        keys: the idempotency keys that are remembered, by (user, key), and what became of their messages.
         due_s: when the next change of the roster is due that is told at once (``rates.Rate``).
         typing_due_s: when the next sign of a user's typing may go out.
     """
@@ -181,7 +202,7 @@ class RoomTalk:
         self.roster: Roster = roster
         self.metas: dict[str, Mapping[str, Any]] = {}
         self.users: set[str] = set()
-        self.keys: dict[tuple[str, str], tuple[int, int]] = {}
+        self.keys: dict[tuple[str, str], Receipt] = {}
         self.due_s: float = 0.0
         self.typing_due_s: dict[str, float] = {}
 
@@ -200,12 +221,14 @@ class Room(Generic[C]):
         "epoch",
         "floor",
         "head",
+        "is_loaded",
         "lanes",
         "log",
         "log_bytes",
         "members",
         "name",
         "offset",
+        "reserved",
         "speaker",
         "talk",
         "ts_ms",
@@ -220,6 +243,9 @@ class Room(Generic[C]):
         self.lanes: dict[Lane, LaneLog] = {}
         self.head: int = 0
         self.offset: int = 0
+        # With a store: up to where offsets may be given, and whether the log has what the store has of it.
+        self.reserved: float = math.inf
+        self.is_loaded: bool = True
         self.ts_ms: int = 0
         self.talk: RoomTalk | None = None
         self.log: deque[Record] = deque()
@@ -257,6 +283,11 @@ class Room(Generic[C]):
         log = self.log
         while log and log[0][6] < before:
             self.log_bytes -= log.popleft()[5]
+
+    def prepend(self, records: Sequence[Record]) -> None:
+        """Put older messages, oldest first, before those that are logged."""
+        self.log.extendleft(reversed(records))
+        self.log_bytes += sum(record[5] for record in records)
 
     def messages(self, limit: float) -> list[Message]:
         """The newest logged messages, oldest first."""

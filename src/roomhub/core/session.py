@@ -47,11 +47,12 @@ class Talk:
         asked: the joins that wait for ``Authorized`` or ``Denied``, by room.
         allowed: the rooms that its hello may rejoin, and since where, while it waits for the others.
         welcome: what its hello asked for, while that waits for such answers.
+        knows_all: all that its hello needs has been asked for.
         errors_due_s: when its next error is due at the allowed rate (``rates.Rate``).
         spares: it fell behind, and is spared what is passing until it has caught up.
     """
 
-    __slots__ = ("allowed", "asked", "errors_due_s", "rooms", "secret", "spares", "welcome")
+    __slots__ = ("allowed", "asked", "errors_due_s", "knows_all", "rooms", "secret", "spares", "welcome")
 
     def __init__(self, secret: str, rooms: Sequence[str]) -> None:
         self.secret: str = secret
@@ -59,6 +60,7 @@ class Talk:
         self.asked: dict[str, Join] = {}
         self.allowed: dict[str, Position | None] = {}
         self.welcome: Hello | None = None
+        self.knows_all: bool = False
         self.errors_due_s: float = 0.0
         self.spares: bool = False
 

@@ -1,19 +1,20 @@
 """What is said: the one path of a message into a room, whoever said it, and those of what goes into no room's log."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Generic
 
 from typing_extensions import TypeVar
 
 from roomhub.core.codec import Lane, wire_bytes
-from roomhub.core.effects import Announce, Report, Settle
+from roomhub.core.effects import Announce, Report, Settle, Store
 from roomhub.core.membership import Membership
-from roomhub.core.message import CHAT, DM, PASSING, Message, Position
+from roomhub.core.message import CHAT, DM, PASSING, PRESENCE, Message, Position, Record
 from roomhub.core.requests import Id
-from roomhub.core.room import Member, Room, RoomTalk
+from roomhub.core.room import RECORD_OVERHEAD_BYTES, Member, Receipt, Room, RoomTalk
 from roomhub.core.roster import Roster
 from roomhub.core.session import OPEN, Session
 from roomhub.core.state import HubState
+from roomhub.core.storage import StoredMessage
 
 __all__ = ["Answer", "Speech"]
 
@@ -95,10 +96,12 @@ class Speech(Generic[C]):
         self._state.grow(room)
         if self._state.reports:
             self._effects.append(Report(message))
-        if ref is not None:
+        if ref is not None or self._state.store is not None:
             self._settle(room, message, ref, now)
 
     def _place(self, room: Room[C], message: Message, now: float) -> None:
+        if room.offset >= room.reserved:
+            self._begin_epoch(room)
         room.offset += 1
         message.offset = room.offset
         message.epoch = room.epoch
@@ -112,6 +115,19 @@ class Speech(Generic[C]):
             self._deadlines.arm("age", room, now)
         self.published += 1
 
+    def _begin_epoch(self, room: Room[C]) -> None:
+        """The store is so far behind that a further offset might be given twice: offsets begin anew instead."""
+        state = self._state
+        assert state.store is not None
+        room.epoch = state.new_epoch()
+        room.offset = 0
+        room.reserved = state.store.reserve
+        room.log.clear()
+        room.log_bytes = 0
+        room.is_loaded = True
+        fields = {"room": room.name, "epoch": room.epoch, "from": 0, "to": 0, "reason": "epoch"}
+        room.append(Message(PRESENCE, room.name, "", "", "", notice=("gap", fields)))
+
     # -- what became of it --------------------------------------------------------------------------------------------
 
     def refused(self, ref: Hashable) -> None:
@@ -123,13 +139,70 @@ class Speech(Generic[C]):
             self._effects.append(Settle(ref, None))
 
     def _settle(self, room: Room[C], message: Message, ref: Hashable, now: float) -> None:
-        if not isinstance(ref, Answer):
+        store = self._state.store
+        receipt: Receipt | None = None
+        key: str | None = None
+        if isinstance(ref, Answer):
+            key = ref.key
+            receipt = Receipt(room.name, room.epoch, message.offset, message.ts_ms)
+            if key is not None and room.talk is not None:
+                room.talk.keys[message.user, key] = receipt
+                self._deadlines.arm("key", (room, message.user, key), now)
+            if store is not None and store.confirms:
+                receipt.waiting = [(ref, False)]
+            else:
+                self._acknowledge(ref, receipt, is_repeated=False)
+        elif ref is not None:
             self._effects.append(Settle(ref, Position(room.epoch, message.offset)))
-            return
-        if ref.key is not None and room.talk is not None:
-            room.talk.keys[message.user, ref.key] = (message.offset, message.ts_ms)
-            self._deadlines.arm("key", (room, message.user, ref.key), now)
-        self._acknowledge(room, ref, message.offset, message.ts_ms)
+        if store is not None:
+            kept = StoredMessage(
+                room.name,
+                room.epoch,
+                message.offset,
+                message.user,
+                message.username,
+                message.content,
+                message.ts_ms,
+                message.to,
+                key,
+            )
+            self._effects.append(Store(kept, receipt if receipt is not None and receipt.waiting else None))
+
+    def stored(self, refs: Sequence[Hashable], reserved: Mapping[tuple[str, str], int], now: float) -> None:
+        """Messages are safe: say so to whoever waits for it."""
+        for receipt in _receipts(refs):
+            waiting, receipt.waiting = receipt.waiting or (), None
+            for answer, is_repeated in waiting:
+                self._acknowledge(answer, receipt, is_repeated=is_repeated)
+                self._membership.judge_direct(answer.session, now)
+        store = self._state.store
+        assert store is not None
+        for (name, epoch), upto in reserved.items():
+            room = self._state.mailboxes.get(name[1:]) if name.startswith("@") else self._rooms.get(name)
+            if room is not None:
+                if room.epoch == epoch:
+                    room.reserved = max(room.reserved, upto)
+            elif name in store.rooms and store.rooms[name].epoch == epoch:
+                store.rooms[name] = store.rooms[name]._replace(reserved=upto)
+
+    def store_failed(self, refs: Sequence[Hashable], error: str) -> None:
+        """Messages were said and will not be kept: say so to whoever waits for it."""
+        for receipt in _receipts(refs):
+            receipt.error = error
+            waiting, receipt.waiting = receipt.waiting or (), None
+            for answer, _ in waiting:
+                self._refuse_unstored(answer)
+
+    def _refuse_unstored(self, answer: Answer[C]) -> None:
+        if answer.id is not None:
+            self._membership.fail(answer.session, "internal", "it was said, but it could not be stored", answer.id)
+
+    def record_of(self, message: StoredMessage, now: float) -> Record:
+        """A message of the store as the room's log has it."""
+        size = wire_bytes(message.content) + RECORD_OVERHEAD_BYTES
+        at = now - (now * 1000 + self.wall_offset_ms - message.ts_ms) / 1000
+        said = (message.user, message.username, message.content, message.offset, message.ts_ms)
+        return (*said, size, at, message.to)
 
     def _is_repeated(self, room: Room[C], answer: Answer[C]) -> bool:
         """Whether a message with this key has a place already; then that is the answer (G4)."""
@@ -138,32 +211,43 @@ class Speech(Generic[C]):
         found = room.talk.keys.get((answer.session.username, answer.key))
         if found is None:
             return False
-        self._acknowledge(room, answer, *found, is_repeated=True)
+        if found.error:
+            self._refuse_unstored(answer)
+        elif found.waiting is not None:
+            found.waiting.append((answer, True))
+        else:
+            self._acknowledge(answer, found, is_repeated=True)
         return True
 
-    def _acknowledge(
-        self, room: Room[C], answer: Answer[C], offset: int, ts_ms: int, *, is_repeated: bool = False
-    ) -> None:
+    def _acknowledge(self, answer: Answer[C], receipt: Receipt, *, is_repeated: bool) -> None:
         if answer.id is None or answer.session.state is not OPEN:
             return
-        fields = {"id": answer.id, "room": room.name, "epoch": room.epoch, "offset": offset, "ts": ts_ms}
+        place = {"room": receipt.room, "epoch": receipt.epoch, "offset": receipt.offset, "ts": receipt.ts_ms}
+        fields = {"id": answer.id, **place}
         self._state.give(answer.session, "ok", {**fields, "dup": True} if is_repeated else fields)
 
     # -- to one user --------------------------------------------------------------------------------------------------
 
-    def mailbox(self, user: str) -> Room[C] | None:
+    def mailbox(self, user: str, now: float) -> Room[C] | None:
         """The log of a user's direct messages, made if need be; None if there is no place for one more."""
         found = self._state.mailboxes.get(user)
         if found is None and self._membership.makes_place():
             found = self._state.mailboxes[user] = self._state.make_log(f"@{user}")
             found.talk = RoomTalk(Roster(()))
+            self._membership.take_keys(found, found.talk, now)
         return found
+
+    def known_mailbox(self, user: str, now: float) -> Room[C] | None:
+        """The log of a user's direct messages, if there is one, in memory or in the store."""
+        store = self._state.store
+        is_known = user in self._state.mailboxes or (store is not None and f"@{user}" in store.rooms)
+        return self.mailbox(user, now) if is_known else None
 
     def write_to(self, session: Session[C], to: str, content: str, answer: Answer[C], now: float) -> bool:
         """A direct message: into the mailbox of ``to``, and a copy into the sender's. False if there is no place."""
         user = session.username
-        mailbox = self.mailbox(to)
-        own = mailbox if to == user else self.mailbox(user)
+        mailbox = self.mailbox(to, now)
+        own = mailbox if to == user else self.mailbox(user, now)
         if mailbox is None or own is None:
             return False
         if self._is_repeated(mailbox, answer):
@@ -175,6 +259,8 @@ class Speech(Generic[C]):
             copy = Message(DM, own.name, user, user, content, to=to)
             self._place(own, copy, now)
             self._post(user, copy, session, now)
+            if self._state.store is not None:
+                self._settle(own, copy, None, now)
         self._settle(mailbox, message, answer, now)
         return True
 
@@ -246,3 +332,8 @@ class Speech(Generic[C]):
                 for message in slots.values():
                     room.append(message)
                 self._state.grow(room)
+
+
+def _receipts(refs: Sequence[Hashable]) -> list[Receipt]:
+    """Those of the hub's own; the program may have asked the store for something too, an erasure say."""
+    return [ref for ref in refs if isinstance(ref, Receipt)]

@@ -5,7 +5,7 @@ Every part is given the one ``HubState`` and keeps no state of its own that anot
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Final, Generic, Literal, TypeAlias
 
 from typing_extensions import TypeVar
@@ -16,10 +16,11 @@ from roomhub.core.delivery import Delivery
 from roomhub.core.effects import Effect
 from roomhub.core.limits import Limits
 from roomhub.core.message import Message
-from roomhub.core.room import Room
+from roomhub.core.room import Receipt, Room
 from roomhub.core.session import Session
+from roomhub.core.storage import Snapshot, StoredRoom
 
-__all__ = ["LOG_AGE_LOOKS", "HubState", "Timer"]
+__all__ = ["LOG_AGE_LOOKS", "HubState", "StoreState", "Timer"]
 
 C = TypeVar("C", bound=Hashable)
 
@@ -42,7 +43,32 @@ Timer: TypeAlias = Literal[
     "session",
     "key",
     "typing",
+    "loaded",
 ]
+
+
+class StoreState:
+    """What a hub knows of its store.
+
+    Attributes:
+        rooms: those that are not in memory.
+        keys: the idempotency keys of rooms that no v1 client has been in since the start, by room.
+        reserve: how many offsets a new epoch has before the store has said anything of it.
+        confirms: whether an ``ok`` waits for the commit.
+        failures: how many messages could not be stored.
+    """
+
+    __slots__ = ("confirms", "failures", "keys", "reserve", "rooms")
+
+    def __init__(self, snapshot: Snapshot, reserve: int, *, confirms: bool) -> None:
+        self.rooms: dict[str, StoredRoom] = {room.name: room for room in snapshot.rooms}
+        self.keys: dict[str, dict[tuple[str, str], Receipt]] = {}
+        for key in snapshot.keys:
+            receipt = Receipt(key.room, key.epoch, key.offset, key.ts_ms)
+            self.keys.setdefault(key.room, {})[key.user, key.key] = receipt
+        self.reserve = reserve
+        self.confirms = confirms
+        self.failures = 0
 
 
 class HubState(Generic[C]):
@@ -61,6 +87,8 @@ class HubState(Generic[C]):
         ended: the users of those that ended and can be resumed still.
         mailboxes: the logs of direct messages, by the user whose they are.
         passing: what is to be told this tick to who is there, by room; of each kind from each user the newest.
+        store: what is known of the store, None without one.
+        loading: who waits until a room's log has been loaded, and what for.
         announces, authorizes, reports: as ``Hub`` has them.
     """
 
@@ -77,6 +105,7 @@ class HubState(Generic[C]):
         "grown",
         "incarnations",
         "limits",
+        "loading",
         "mailboxes",
         "passing",
         "refusals",
@@ -84,6 +113,7 @@ class HubState(Generic[C]):
         "rooms",
         "secrets",
         "sessions",
+        "store",
         "users",
     )
 
@@ -115,12 +145,15 @@ class HubState(Generic[C]):
                 "session": limits.session_ttl_s,
                 "key": limits.key_ttl_s,
                 "typing": limits.typing_timeout_s,
+                "loaded": limits.hello_timeout_s,
             }
         )
         self.secrets: dict[str, Session[C]] = {}
         self.ended: dict[str, str] = {}
         self.mailboxes: dict[str, Room[C]] = {}
         self.passing: dict[Room[C], dict[tuple[str, str], Message]] = {}
+        self.store: StoreState | None = None
+        self.loading: dict[Room[C], list[tuple[Session[C], Callable[[float], None]]]] = {}
         self.dropped: int = 0
         self.evictions: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
@@ -130,9 +163,31 @@ class HubState(Generic[C]):
         return math.isfinite(self.limits.log_age_s)
 
     def make_log(self, name: str) -> Room[C]:
-        """A room, or a mailbox, with an epoch that no other ever had."""
+        """A room, or a mailbox: as the store has it, otherwise with an epoch that no other ever had."""
+        store = self.store
+        if store is None:
+            return Room(name, self.new_epoch())
+        known = store.rooms.pop(name, None)
+        if known is None:
+            room: Room[C] = Room(name, self.new_epoch())
+            room.reserved = store.reserve
+            return room
+        room = Room(name, known.epoch)
+        room.offset = known.offset
+        room.ts_ms = known.ts_ms
+        room.reserved = known.reserved
+        room.is_loaded = not known.offset
+        return room
+
+    def new_epoch(self) -> str:
         self.incarnations += 1
-        return Room(name, f"{self.epoch}.{self.incarnations}")
+        return f"{self.epoch}.{self.incarnations}"
+
+    def put_away(self, room: Room[C]) -> None:
+        """The room goes from memory; the store has it still."""
+        if self.store is not None and room.offset:
+            reserved = int(room.reserved)
+            self.store.rooms[room.name] = StoredRoom(room.name, room.epoch, room.offset, reserved, room.ts_ms)
 
     def has_place(self) -> bool:
         """Whether one more room or mailbox may be: perhaps the oldest that nobody is in makes way for it."""

@@ -14,6 +14,7 @@ class Statistics:
         messages_in: text messages received from clients.
         messages_published: chat messages that took a place in a room.
         messages_dropped: received and given no place: refused, or said by a client that is in no room.
+        store_failures: times that the history store did not take or keep messages.
         deliveries: frames handed out, one a message and recipient.
         bytes_in, bytes_out: text received and frames handed out, in bytes (of UTF-8, where they are text).
         lag_messages: how far the slowest client is behind its room.
@@ -27,6 +28,7 @@ class Statistics:
     messages_in: int
     messages_published: int
     messages_dropped: int
+    store_failures: int
     deliveries: int
     bytes_in: int
     bytes_out: int

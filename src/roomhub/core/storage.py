@@ -119,11 +119,11 @@ class Stored(NamedTuple):
 
     Attributes:
         refs: of what was asked for; those that are None are left out.
-        reserved: the rooms that may now use offsets up to this one.
+        reserved: by room and epoch, the offset up to which they may be used now.
     """
 
     refs: Sequence[Hashable]
-    reserved: Mapping[str, int]
+    reserved: Mapping[tuple[str, str], int]
 
 
 class StoreFailed(NamedTuple):

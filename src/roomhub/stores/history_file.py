@@ -217,13 +217,13 @@ class HistoryFile:
 
     # -- storing ------------------------------------------------------------------------------------------------------
 
-    def store(self, messages: Sequence[tuple[StoredMessage, int]]) -> tuple[dict[str, int], dict[int, str]]:
+    def store(self, messages: Sequence[tuple[StoredMessage, int]]) -> tuple[dict[tuple[str, str], int], dict[int, str]]:
         """Store messages, each given with its size in bytes, in one transaction.
 
         Returns:
-            The rooms that have more reserved now, and up to where; the indices of messages that were refused, and why.
+            The rooms, with their epochs, that have more reserved now, and up to where; the indices of messages that were refused, and why.
         """
-        reserved: dict[str, int] = {}
+        reserved: dict[tuple[str, str], int] = {}
         refused: dict[int, str] = {}
         rows: list[tuple[object, ...]] = []
         keys: list[tuple[object, ...]] = []
@@ -248,7 +248,7 @@ class HistoryFile:
                     keys.append((room, user, key, epoch, offset, ts_ms))
             for log in touched.values():
                 if log.reserved - log.last < self._reserve / 2:
-                    log.reserved = reserved[log.name] = log.last + self._reserve
+                    log.reserved = reserved[log.name, log.epoch] = log.last + self._reserve
             self._insert("INSERT INTO messages (room, offset, user, username, content, ts_ms, addressee, bytes)", rows)
             self._insert("INSERT OR REPLACE INTO keys (room, user, key, epoch, offset, ts_ms)", keys)
             self._insert(

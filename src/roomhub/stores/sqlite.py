@@ -232,6 +232,11 @@ class SqliteHistory:
             self._thread.join()
 
     @property
+    def reserve(self) -> int:
+        """How many offsets a room reserves ahead, and a new one begins with."""
+        return self._reserve
+
+    @property
     def queued(self) -> int:
         """How many messages, erasures and scrubs are taken and not yet settled."""
         return self._asked - self._settled
@@ -320,7 +325,7 @@ class SqliteHistory:
 
     def _write(self, batch: Sequence[_Append | _Call]) -> None:
         messages = [item for item in batch if isinstance(item, _Append)]
-        reserved: dict[str, int] = {}
+        reserved: dict[tuple[str, str], int] = {}
         refused: dict[int, str] = {}
         error = ""
         try:

@@ -42,7 +42,7 @@ def parsed(text: str) -> dict[str, float]:
 
 
 def test_metrics_escape_what_a_label_may_not_hold() -> None:
-    statistics = Statistics(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {'a"b\\c\nd': 3}, {"over_capacity": 2})
+    statistics = Statistics(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {'a"b\\c\nd': 3}, {"over_capacity": 2})
     page = metrics_page(statistics, {"http_400": 2, "over_capacity": 1}, {"close_1009": 4})
     samples = parsed(page.body.decode())
     assert samples['roomhub_evictions_total{reason="a\\"b\\\\c\\nd"}'] == 3

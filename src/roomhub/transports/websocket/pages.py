@@ -29,6 +29,7 @@ def metrics_page(statistics: Statistics, refused: Mapping[str, int], failures: M
         ("messages_in_total", "counter", "Messages received from clients.", statistics.messages_in),
         ("messages_published_total", "counter", "Chat messages that took a place.", statistics.messages_published),
         ("messages_dropped_total", "counter", "Messages received and refused.", statistics.messages_dropped),
+        ("store_failures_total", "counter", "Times that messages could not be stored.", statistics.store_failures),
         ("deliveries_total", "counter", "Frames handed out, one a message and recipient.", statistics.deliveries),
         ("received_bytes_total", "counter", "Text received from clients.", statistics.bytes_in),
         ("sent_bytes_total", "counter", "Frames handed out to clients.", statistics.bytes_out),

@@ -1,0 +1,445 @@
+"""A hub with a store: what it gives it to keep, what it waits for, and how it goes on after a restart."""
+
+from collections.abc import Hashable
+from typing import Any
+
+import pytest
+
+from roomhub.core import errors
+from roomhub.core.commands import CloseRoom, Drain, Publish
+from roomhub.core.effects import Load, Store
+from roomhub.core.events import Authorized, Connected, Denied, Disconnected, Loaded, Stored, StoreFailed
+from roomhub.core.limits import Limits
+from roomhub.core.storage import Page, Snapshot, StoredKey, StoredMessage, StoredRoom
+from tests.core.playbook import TEXT, After, Hears, Nothing, Playbook, Sees, says
+from tests.core.test_dialogue import chat, connected, dm, enter, error, gap, joined, ok
+
+EMPTY = Snapshot((), ())
+
+
+class Shelf:
+    """What a store would have: it keeps what the hub gives out, and answers when it is told to."""
+
+    def __init__(self, play: Playbook) -> None:
+        self.play = play
+        self.kept: dict[str, list[StoredMessage]] = {}
+        self.refs: list[Hashable] = []
+        self.loads: list[Load] = []
+
+    def take(self) -> "Shelf":
+        """Take all orders for the store out of what the hub has ordered."""
+        orders, rest = list(self.play.orders), []
+        self.play.orders.clear()
+        for order in orders:
+            if isinstance(order, Store):
+                self.kept.setdefault(order.message.room, []).append(order.message)
+                if order.ref is not None:
+                    self.refs.append(order.ref)
+            elif isinstance(order, Load):
+                self.loads.append(order)
+            else:
+                rest.append(order)
+        assert not rest
+        return self
+
+    def commit(self, **reserved: int) -> Playbook:
+        self.take()
+        refs, self.refs = self.refs, []
+        return self.play >> Stored(refs, {(room, "e.1"): upto for room, upto in reserved.items()})
+
+    def load(self) -> Playbook:
+        """Answer the loads, the oldest first."""
+        self.take()
+        loads, self.loads = self.loads, []
+        for load in loads:
+            self.play >> Loaded(load.ref, self.page(load))
+            self.take()
+        return self.play
+
+    def page(self, load: Load) -> Page:
+        kept = self.kept.get(load.room, [])
+        if load.after is not None:
+            found = [message for message in kept if message.offset > load.after]
+            return Page(found[: load.limit], (), 1, len(found) > load.limit)
+        found = [message for message in kept if load.before is None or message.offset < load.before]
+        return Page(found[-load.limit :], (), 1, len(found) > load.limit)
+
+    def snapshot(self) -> Snapshot:
+        """As it would be after a restart that lost nothing."""
+        rooms = [
+            StoredRoom(room, kept[-1].epoch, kept[-1].offset, kept[-1].offset + 100, kept[-1].ts_ms)
+            for room, kept in self.kept.items()
+        ]
+        keys = [
+            StoredKey(message.room, message.user, message.key, message.epoch, message.offset, message.ts_ms)
+            for kept in self.kept.values()
+            for message in kept
+            if message.key is not None
+        ]
+        return Snapshot(rooms, keys)
+
+
+def stored(snapshot: Snapshot = EMPTY, *, reserve: float = 100, confirms: float = True, **limits: float) -> Playbook:
+    play = Playbook(ping_interval_s=9_000, pong_timeout_s=9_999, **limits)
+    play.hub.restore(snapshot, reserve=int(reserve), confirms=bool(confirms))
+    return play
+
+
+def said(offset: int, room: str = "r", epoch: str = "old.7", **fields: Any) -> StoredMessage:
+    return StoredMessage(room, epoch, offset, "Zoe", "Zoe", f"m{offset}", 1_000 + offset, **fields)
+
+
+def after_restart(count: int, room: str = "r", **limits: float) -> tuple[Playbook, Shelf]:
+    """The store has a room with so many messages."""
+    snapshot = Snapshot([StoredRoom(room, "old.7", count, count + 100, 1_000 + count)], ())
+    play = stored(snapshot, **limits)
+    shelf = Shelf(play)
+    shelf.kept[room] = [said(offset, room, to="Ann" if room.startswith("@") else "") for offset in range(1, count + 1)]
+    return play, shelf
+
+
+def hello(play: Playbook, user: str, client: str = "", **fields: Any) -> None:
+    client = client or user.lower()
+    play >> connected(client, user) >> says(client, "hello", id="h", **fields)
+
+
+def test_a_hub_is_restored_before_anything_else() -> None:
+    play = stored()
+    with pytest.raises(RuntimeError, match="before anything else"):
+        play.hub.restore(EMPTY, reserve=5)
+    other = Playbook() >> Publish("r", "x") >> connected("ann", "Ann")
+    with pytest.raises(RuntimeError, match="before anything else"):
+        other.hub.restore(EMPTY, reserve=5)
+
+
+def test_every_message_is_given_to_the_store_and_the_ok_follows_the_commit() -> None:
+    play = stored()
+    shelf = Shelf(play)
+    enter(play, "Ann")
+    play >> Connected("pat", TEXT, "Pat", ["r"])
+    play.forget()
+    play >> says("ann", "chat", id=1, room="r", content="hi", key="k")
+    shelf.take()
+    play << Sees("pat", "Ann: hi") << Hears("ann", chat("Ann", "hi", 1))
+    shelf.refs.append("the program's own")
+    shelf.commit() << Hears("ann", ok(1, room="r", offset=1, dup=None))
+    play >> says("ann", "chat", room="r", content="no reply") << Store
+    play << Hears("ann", "chat")
+    play >> Publish("r", "news", "Bot", ref="ref")
+    assert play.tell() == ["settle ref e.1/3", "store r 3"]
+    assert shelf.kept["r"] == [StoredMessage("r", "e.1", 1, "Ann", "Ann", "hi", 0, "", "k")]
+
+
+def test_orders_for_a_store_say_what_they_are() -> None:
+    assert repr(Store(said(1), None)).startswith("Store(StoredMessage(room='r'")
+    assert repr(Load("r", None, after=None, before=5, limit=9)) == "Load('r', after=None, before=5, limit=9)"
+
+
+def test_an_ok_may_be_set_not_to_wait() -> None:
+    play = stored(confirms=False)
+    enter(play, "Ann")
+    play.forget() >> says("ann", "chat", id=1, room="r", content="hi")
+    assert play.tell() == ["store r 1"]
+    play << Hears("ann", ok(1, offset=1), chat("Ann", "hi", 1))
+
+
+def test_a_repeat_waits_for_the_same_commit() -> None:
+    """G4."""
+    play = stored()
+    shelf = Shelf(play)
+    enter(play, "Ann")
+    play.forget() >> says("ann", "chat", id=1, room="r", content="hi", key="k")
+    shelf.take()
+    play >> says("ann", "chat", id=2, room="r", content="hi", key="k") << Hears("ann", chat("Ann", "hi", 1))
+    shelf.commit() << Hears("ann", ok(1, offset=1, dup=None), ok(2, offset=1, dup=True))
+    play >> says("ann", "chat", id=3, room="r", content="hi", key="k") << Hears("ann", ok(3, offset=1, dup=True))
+
+
+def test_what_cannot_be_stored_is_an_error_and_live_all_the_same() -> None:
+    play = stored()
+    shelf = Shelf(play)
+    enter(play, "Ann")
+    play.forget() >> says("ann", "chat", id=1, room="r", content="hi", key="k")
+    shelf.take()
+    play << Hears("ann", chat("Ann", "hi", 1))
+    play >> StoreFailed(shelf.refs, "disk full") << Hears("ann", error("internal", 1))
+    play >> says("ann", "chat", id=2, room="r", content="hi", key="k") << Hears("ann", error("internal", 2))
+    play >> says("ann", "chat", room="r", content="hi", key="k") << Nothing()
+    assert play.hub.statistics().store_failures == 1
+
+
+def test_nobody_is_told_who_is_gone() -> None:
+    play = stored()
+    shelf = Shelf(play)
+    enter(play, "Ann")
+    play.forget() >> says("ann", "chat", id=1, room="r", content="hi")
+    shelf.take()
+    play >> Disconnected("ann")
+    shelf.commit() << Nothing()
+
+
+def test_a_room_goes_on_where_it_was() -> None:
+    play, shelf = after_restart(3)
+    hello(play, "Ann")
+    play >> says("ann", "join", id="j", room="r", since={"epoch": "old.7", "offset": 1}, history=1)
+    play << Hears("ann", "welcome")
+    shelf.load()
+    [reply, *heard] = play.hear("ann")
+    assert (reply["recovered"], reply["offset"], reply["messages"][0]["content"]) == ("full", 1, "m3")
+    assert [message.get("offset") for message in heard] == [2, 3, None]
+    assert heard[0]["ts"] == 1_002
+    play >> says("ann", "chat", room="r", content="m4")
+    shelf.take()
+    play << Hears("ann", chat("Ann", "m4", 4, epoch="old.7"))
+
+
+def test_several_wait_for_one_load_and_whoever_is_gone_does_not() -> None:
+    play, shelf = after_restart(3)
+    for user in ("Ann", "Ben", "Cy"):
+        hello(play, user)
+        play >> says(user.lower(), "join", id="j", room="r")
+        shelf.take()
+    assert len(shelf.loads) == 1
+    play >> says("ann", "join", id="k", room="r") << Hears("ann", "welcome", error("already_joined", "k"))
+    play >> Disconnected("ben")
+    shelf.load()
+    assert play.hear("ann")[0]["type"] == "ok"
+    assert play.hub.members("r") == ("Ann", "Cy")
+
+
+def test_a_room_that_nobody_waits_for_any_more_goes() -> None:
+    play, shelf = after_restart(3)
+    hello(play, "Ann")
+    play >> says("ann", "join", id="j", room="r")
+    play.serve()
+    shelf.take()
+    play >> Disconnected("ann")
+    shelf.load() >> After(10)
+    assert not play.hub._rooms
+    assert play.hub._state.store is not None
+    assert play.hub._state.store.rooms["r"].offset == 3
+
+
+def test_a_store_that_cannot_load_leaves_what_is_in_memory() -> None:
+    play, shelf = after_restart(3)
+    hello(play, "Ann")
+    play >> says("ann", "join", id="j", room="r", since={"epoch": "old.7", "offset": 1})
+    shelf.take()
+    play >> Loaded(shelf.loads[0].ref, None, "broken")
+    play << Hears("ann", "welcome", ok("j", recovered="partial"), gap(2, 3, "expired", epoch="old.7"), joined("Ann", 2))
+
+
+def test_a_plain_client_waits_for_no_load() -> None:
+    play, shelf = after_restart(3)
+    play >> Connected("pat", TEXT, "Pat", ["r"]) << Sees("pat", "online Pat", "+Pat")
+    play >> Publish("r", "m4")
+    shelf.take()
+    hello(play, "Ann")
+    play >> says("ann", "join", id="j", room="r", since={"epoch": "old.7", "offset": 0})
+    shelf.load()
+    assert [message["content"] for message in play.hear("ann") if message["type"] == "chat"] == ["m1", "m2", "m3", "m4"]
+
+
+def test_a_room_is_put_away_and_taken_out_again() -> None:
+    play = stored(room_linger_s=0)
+    shelf = Shelf(play)
+    for round_ in range(1, 4):
+        play >> Publish("r", f"m{round_}")
+        shelf.take()
+        assert not play.hub._rooms
+    assert [message.offset for message in shelf.kept["r"]] == [1, 2, 3]
+    assert {message.epoch for message in shelf.kept["r"]} == {"e.1"}
+    play >> Stored([], {("r", "e.1"): 500, ("r", "e.0"): 900, ("other", "e.1"): 7})
+    assert play.hub._state.store is not None
+    assert play.hub._state.store.rooms["r"].reserved == 500
+
+
+def test_no_offset_is_given_beyond_what_is_reserved() -> None:
+    play = stored(reserve=2)
+    shelf = Shelf(play)
+    enter(play, "Ann")
+    play.forget()
+    for content in ("one", "two"):
+        play >> says("ann", "chat", room="r", content=content)
+        shelf.take()
+    shelf.commit(r=3)
+    for content in ("three", "four"):
+        play >> says("ann", "chat", room="r", content=content)
+        shelf.take()
+    play << Hears(
+        "ann",
+        chat("Ann", "one", 1),
+        chat("Ann", "two", 2),
+        chat("Ann", "three", 3),
+        gap(0, 0, "epoch", epoch="e.2"),
+        chat("Ann", "four", 1, epoch="e.2"),
+    )
+    shelf.commit(r=9)
+    assert play.hub._rooms["r"].reserved == 2, "that was the old epoch's"
+    assert [message.content for message in play.hub.history("r")] == ["four"]
+
+
+def test_keys_outlive_a_restart() -> None:
+    """G4."""
+    play = stored(Snapshot([StoredRoom("r", "old.7", 3, 100, 5)], [
+        StoredKey("r", "Ann", "k", "old.7", 2, 4),
+        StoredKey("r", "Ann", "older", "old.6", 9, 4),
+        StoredKey("@Ben", "Ann", "k", "old.8", 1, 4),
+    ]))  # fmt: skip
+    shelf = Shelf(play)
+    hello(play, "Ann")
+    play >> says("ann", "join", id="j", room="r")
+    shelf.load()
+    play.forget() >> says("ann", "chat", id=1, room="r", content="again", key="k")
+    play << Hears("ann", ok(1, epoch="old.7", offset=2, ts=4, dup=True))
+    play >> says("ann", "chat", id=2, room="r", content="new", key="older")
+    shelf.commit() << Hears("ann", ok(2, offset=4, dup=None), chat("Ann", "new", 4, epoch="old.7"))
+    play >> After(300)
+    assert play.hub._rooms["r"].talk is not None
+    assert not play.hub._rooms["r"].talk.keys
+
+
+def test_pages_that_are_not_in_memory_come_from_the_store() -> None:
+    play, shelf = after_restart(9, log_messages=3)
+    hello(play, "Ann")
+    play >> says("ann", "join", id="j", room="r")
+    shelf.load()
+    play.forget()
+    pages = []
+    for fields in (
+        {"before": 10, "limit": 3},
+        {"before": 9, "limit": 3},
+        {"before": 2},
+        {"since": {"epoch": "old.7", "offset": 7}},
+        {"since": {"epoch": "old.7", "offset": 2}, "limit": 2},
+    ):
+        play >> says("ann", "history", id=1, room="r", **fields)
+        shelf.load()
+        [reply] = play.hear("ann")
+        pages.append(([message["offset"] for message in reply["messages"]], reply["more"]))
+    assert pages == [([9, 8, 7], True), ([8, 7, 6], True), ([1], False), ([8, 9], False), ([3, 4], True)]
+    play >> says("ann", "history", id=2, room="r", before=5)
+    shelf.take()
+    play >> Loaded(shelf.loads.pop().ref, None, "broken") << Hears("ann", ok(2, messages=[], more=False))
+    play >> says("ann", "history", id=3, room="r", before=5)
+    shelf.take()
+    play >> Disconnected("ann")
+    play >> Loaded(shelf.loads.pop().ref, None, "broken") << Nothing()
+
+
+def test_a_mailbox_outlives_a_restart() -> None:
+    play, shelf = after_restart(2, "@Ann")
+    hello(play, "Ann", resume={"session": "?", "rooms": {"@Ann": {"epoch": "old.7", "offset": 1}}})
+    play << Hears("ann")
+    shelf.load()
+    play << Hears("ann", "welcome", dm("@Ann", "m2", 2, to="Ann"))
+    play >> says("ann", "dm", to="Ben", content="hi") << Store << Store
+    assert play.hub._state.mailboxes["Ann"].offset == 3
+
+
+def test_a_mailbox_is_written_to_before_its_user_is_back() -> None:
+    play, shelf = after_restart(2, "@Ann")
+    hello(play, "Ben")
+    play >> says("ben", "dm", id=1, to="Ann", content="m3")
+    shelf.commit()
+    play.forget()
+    hello(play, "Ann", resume={"session": "?", "rooms": {"@Ann": {"epoch": "old.7", "offset": 0}}})
+    shelf.load()
+    assert [message["content"] for message in play.hear("ann")[1:]] == ["m1", "m2", "m3"]
+
+
+def test_who_vanishes_while_a_mailbox_is_loaded() -> None:
+    play, shelf = after_restart(2, "@Ann")
+    hello(play, "Ann")
+    shelf.take()
+    play >> Disconnected("ann")
+    shelf.load()
+    play >> After(300)
+    assert not play.hub._state.mailboxes
+    assert play.hub._state.store is not None
+    assert "@Ann" in play.hub._state.store.rooms
+
+
+def test_a_resume_waits_for_all_its_rooms() -> None:
+    play, shelf = after_restart(2)
+    shelf.kept["s"] = [said(1, "s")]
+    assert play.hub._state.store is not None
+    play.hub._state.store.rooms["s"] = StoredRoom("s", "old.7", 1, 100, 5)
+    rooms = {name: {"epoch": "old.7", "offset": 0} for name in ("r", "s", "new")}
+    hello(play, "Ann", resume={"session": "?", "rooms": rooms})
+    shelf.take()
+    assert [load.room for load in shelf.loads] == ["r", "s"]
+    play << Hears("ann")
+    shelf.load()
+    heard = play.hear("ann")
+    assert {name: room["recovered"] for name, room in heard[0]["rooms"].items() if name in rooms} == {
+        "r": "full",
+        "s": "full",
+        "new": "none",
+    }
+    assert [message["content"] for message in heard if message["type"] == "chat"] == ["m1", "m2", "m1"]
+
+
+def test_a_resume_is_asked_about_and_then_loaded() -> None:
+    play, shelf = after_restart(2)
+    play.hub.authorizes = True
+    hello(play, "Ann", resume={"session": "?", "rooms": {"r": {"epoch": "old.7", "offset": 1}}})
+    play.orders.clear()
+    play >> Authorized("ann", "r")
+    shelf.load()
+    assert [message["type"] for message in play.hear("ann")] == ["welcome", "chat", "user_joined"]
+    play >> says("ann", "join", id=1, room="s")
+    play.orders.clear()
+    play >> Denied("ann", "s") << Hears("ann", error("forbidden", 1))
+
+
+def test_a_room_that_is_closed_while_it_loads_is_joined_all_the_same() -> None:
+    play, shelf = after_restart(2)
+    hello(play, "Ann")
+    play >> says("ann", "join", id="j", room="r")
+    shelf.take()
+    play >> CloseRoom("r")
+    shelf.load()
+    assert play.hub.members("r") == ("Ann",)
+    play >> Drain()
+    assert play.tell() == ["close ann draining"]
+    assert errors.DRAINING.name in str(play.hub.statistics().evictions)
+
+
+def test_a_full_log_loads_nothing() -> None:
+    play, shelf = after_restart(5, log_messages=2)
+    play >> Connected("pat", TEXT, "Pat", ["r"])
+    play.forget()
+    for content in ("m6", "m7"):
+        play >> Publish("r", content)
+        shelf.take()
+    hello(play, "Ann")
+    play >> says("ann", "join", id="j", room="r", since={"epoch": "old.7", "offset": 5})
+    assert not shelf.take().loads
+    assert [message.get("recovered") for message in play.hear("ann")][1] == "full"
+
+
+def test_there_may_be_no_place_for_a_stored_room() -> None:
+    play, _ = after_restart(2, rooms=1)
+    play >> Connected("pat", TEXT, "Pat", ["other"])
+    hello(play, "Ann")
+    play.forget() >> says("ann", "join", id="j", room="r") << Hears("ann", error("over_capacity", "j"))
+    assert Limits().rooms > 1
+
+
+def test_what_was_lost_in_the_middle_is_a_gap() -> None:
+    play, shelf = after_restart(2)
+    shelf.kept["r"] = [said(1), said(2), said(6)]
+    assert play.hub._state.store is not None
+    play.hub._state.store.rooms["r"] = StoredRoom("r", "old.7", 8, 100, 5)
+    hello(play, "Ann")
+    play >> says("ann", "join", id="j", room="r", since={"epoch": "old.7", "offset": 1})
+    shelf.load()
+    [_, reply, *heard, _] = play.hear("ann")
+    assert reply["recovered"] == "partial"
+    assert [(message.get("offset"), message.get("reason"), message.get("to")) for message in heard] == [
+        (2, None, None),
+        (None, "lost", 5),
+        (6, None, None),
+        (None, "lost", 8),
+    ]

@@ -221,7 +221,8 @@ class HistoryFile:
         """Store messages, each given with its size in bytes, in one transaction.
 
         Returns:
-            The rooms, with their epochs, that have more reserved now, and up to where; the indices of messages that were refused, and why.
+            The rooms, with their epochs, that have more reserved now, and up to where; the indices of messages that
+            were refused, and why.
         """
         reserved: dict[tuple[str, str], int] = {}
         refused: dict[int, str] = {}

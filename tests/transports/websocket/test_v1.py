@@ -12,12 +12,15 @@ from roomhub.core.commands import CloseRoom
 from tests.core.playbook import check_shape
 from tests.transports.websocket.support import (
     CLOSE,
+    PING,
+    PONG,
     TEXT,
     Driver,
     Peer,
     World,
     chat,
     close_of,
+    frame,
     joined,
     left,
     request,
@@ -356,3 +359,13 @@ async def test_compressed(driver: Driver) -> None:
         await peer.say('{"type":"chat","room":"lobby","content":"' + "x" * 500 + '"}')
         frames = [await peer.frame() for _ in range(4)]
         assert [frame.rsv1 for frame in frames] == [False, False, True, True], "what is for one alone is not compressed"
+
+
+async def test_a_flood_of_pings_is_over_the_rate_too(driver: Driver) -> None:
+    async with serving(driver, limits=Limits(message_burst=5)) as world:
+        ann = await connect(world, "ann")
+        await ann.peer.send(frame(PING) * 10)
+        frames = [await ann.peer.frame() for _ in range(7)]
+        assert [seen.opcode for seen in frames] == [PONG] * 5 + [TEXT, CLOSE]
+        assert json.loads(frames[5].payload)["name"] == "rate_limited"
+        assert close_of(frames[6]) == (4103, "rate_limited")

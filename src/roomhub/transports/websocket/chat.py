@@ -95,7 +95,10 @@ class ChatApplication:
         self._runtime.submit(Heard(connection))
         due = self._ping_rate.take(connection.ping_due_s, self._runtime.clock.now())
         if due is None:
-            return RATE_LIMITED
+            if not connection.lane.v1:
+                return RATE_LIMITED
+            self.dismiss((connection,), RATE_LIMITED)  # the hub says bye first
+            return None
         connection.ping_due_s = due
         return None
 

@@ -414,6 +414,8 @@ class Connection(ABC):
         if reason is not None:
             self.fail(reason.plain_code, reason.name, counted=reason.name)
             return
+        if self.phase is not OPEN:
+            return  # the application has closed it instead
         frame = pong_frame(ping.payload)
         if self.is_blocked:
             if self._pongs >= PONGS_WAITING:

@@ -103,7 +103,8 @@ class HistoryStore(Protocol):
 class SystemClock:
     """The machine's clocks."""
 
-    now = staticmethod(time.monotonic)  # every message asks
+    def __init__(self) -> None:
+        self.now: Callable[[], float] = time.monotonic  # every message asks: no call in between
 
     def unix_ms(self) -> int:
         return time.time_ns() // 1_000_000

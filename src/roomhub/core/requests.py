@@ -43,8 +43,6 @@ class Chat:
             return NotImplemented
         return all(getattr(self, name) == getattr(other, name) for name in Chat.__slots__)
 
-    __hash__ = None  # type: ignore[assignment]
-
     def __repr__(self) -> str:
         return f"Chat({self.room!r}, {self.content!r}, id={self.id!r}, key={self.key!r})"
 

@@ -55,10 +55,9 @@ class StoreState:
         keys: the idempotency keys of rooms that no v1 client has been in since the start, by room.
         reserve: how many offsets a new epoch has before the store has said anything of it.
         confirms: whether an ``ok`` waits for the commit.
-        failures: how many messages could not be stored.
     """
 
-    __slots__ = ("confirms", "failures", "keys", "reserve", "rooms")
+    __slots__ = ("confirms", "keys", "reserve", "rooms")
 
     def __init__(self, snapshot: Snapshot, reserve: int, *, confirms: bool) -> None:
         self.rooms: dict[str, StoredRoom] = {room.name: room for room in snapshot.rooms}
@@ -66,9 +65,8 @@ class StoreState:
         for key in snapshot.keys:
             receipt = Receipt(key.room, key.epoch, key.offset, key.ts_ms)
             self.keys.setdefault(key.room, {})[key.user, key.key] = receipt
-        self.reserve = reserve
-        self.confirms = confirms
-        self.failures = 0
+        self.reserve: int = reserve
+        self.confirms: bool = confirms
 
 
 class HubState(Generic[C]):

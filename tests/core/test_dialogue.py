@@ -1089,3 +1089,151 @@ def test_a_telling_that_is_due_may_have_been_done() -> None:
     enter(play, "Ed")
     play >> says("ed", "chat", room="r", content="hello")
     play.forget() >> After(0.5) << Nothing()
+
+
+# -- found by the simulation -------------------------------------------------------------------------------------------
+
+
+def newcomers(*users: str, room: str = "r", **limits: float) -> Playbook:
+    play = Playbook(**limits)
+    for user in users:
+        client = user.lower()
+        play >> connected(client, user) >> says(client, "hello", id="h")
+        if room:
+            play >> says(client, "join", id="j", room=room)
+    return play.forget()
+
+
+def test_a_late_authorized_joins_a_closing_session() -> None:
+    """Membership of the dead: frames after bye, a member that is CLOSING (Hub._authorized has no check for v1)."""
+    play = newcomers("Ann", room="")
+    play.hub.authorizes = True
+    play >> says("ann", "join", id=1, room="s")
+    play.orders.clear()
+    play >> Blocked("ann") >> After(10)  # slow_consumer
+    play.orders.clear()
+    assert play.hub.state_of("ann") is State.CLOSING
+    play >> Authorized("ann", "s")
+    assert play.hub.members("s") == ()
+    assert [message["type"] for message in play.hear("ann")][-1] == "bye"
+
+
+def test_a_key_and_its_room_end_in_one_tick() -> None:
+    """KeyError out of handle(Ticked())."""
+    play = newcomers("Ann", key_ttl_s=5, room_linger_s=5, ping_interval_s=float("inf"), pong_timeout_s=float("inf"))
+    play >> says("ann", "chat", id=1, room="r", content="x", key="k") >> says("ann", "leave", id=2, room="r")
+    play >> After(5)
+    assert not play.hub._rooms
+
+
+def test_a_session_ends_for_good_and_is_pushed_out_in_one_tick() -> None:
+    """KeyError out of handle(Ticked()): "silence" comes before "session" and ends one session too many."""
+    play = newcomers("Ann", "Ben", sessions=1, session_ttl_s=1, write_timeout_s=1, room="")
+    play >> Disconnected("ann") >> Blocked("ben") >> After(1)
+    play << Close("ben", errors.SLOW_CONSUMER)
+    assert list(play.hub._state.ended) == ["secret of ben"]
+
+
+def test_the_senders_mailbox_takes_the_place_of_the_one_written_to() -> None:
+    """KeyError out of handle(Received())."""
+    play = newcomers("Cy", room="", rooms=2, ping_interval_s=float("inf"), pong_timeout_s=float("inf"))
+    play >> says("cy", "dm", id=1, to="Ben", content="x")  # @Ben lingers, @Cy
+    play >> connected("ann", "Ann") >> says("ann", "hello", id="h")
+    play >> says("ann", "dm", id=1, to="Ben", content="y")
+    assert [message["name"] for message in play.hear("ann")[1:]] == ["over_capacity"]
+
+
+def test_a_mailbox_made_for_a_message_that_came_to_nothing_stays_for_ever() -> None:
+    """G6: nothing arms its linger."""
+    play = newcomers("Ann", rooms=2)
+    play >> says("ann", "dm", id=1, to="Ben", content="x")  # over_capacity
+    play >> Disconnected("ann") >> After(1_000) >> After(1_000)
+    assert not play.hub._rooms
+    assert not play.hub._state.mailboxes
+
+
+def test_a_second_hello_while_the_first_waits() -> None:
+    """The first hello's id never gets its reply, and each room is asked about again."""
+    play = Playbook()
+    play.hub.authorizes = True
+    resume = {"session": "?", "rooms": {"r": {"epoch": "", "offset": 0}}}
+    play >> connected("ann", "Ann") >> says("ann", "hello", id=1, resume=resume) << Authorize("ann", "r", "Ann")
+    play >> says("ann", "hello", id=2, resume=resume)
+    play.orders.clear()
+    play >> Authorized("ann", "r")
+    assert {message["id"] for message in play.hear("ann") if "id" in message} == {1, 2}
+
+
+def test_closing_a_room_tells_those_in_it_of_a_users_devices() -> None:
+    """leave(tell=False) tells the roster all the same: n² notices, a forgotten room in grown/dirty/deadlines."""
+    play = newcomers("Ann", "Ben")
+    play >> connected("ann2", "Ann") >> says("ann2", "hello", id="h") >> says("ann2", "join", id="j", room="r")
+    play.forget() >> After(5)
+    play.forget() >> CloseRoom("r")
+    assert not play.hub._state.grown
+    assert [message["type"] for message in play.hear("ben")] == ["kicked"]
+
+
+def test_kicked_from_closed_rooms_piles_up() -> None:
+    """G6: CloseRoom moves what is unread into the blocked client's direct frames and judges nobody."""
+    play = newcomers("Ann", "Ben", direct_bytes=500, message_burst=1_000)
+    play >> Blocked("ben")
+    for _ in range(50):
+        play >> says("ann", "chat", room="r", content="x" * 100)
+    play >> CloseRoom("r")
+    assert play.closed == {"ben": "slow_consumer"}
+
+
+@pytest.mark.parametrize("is_published", [True, False])
+def test_the_hooks_answers_pile_up(is_published: bool) -> None:
+    """G6: neither Published nor Refused judges the one who gets the reply."""
+    play = newcomers("Ann", direct_bytes=500)
+    play.hub.announces = True
+    play >> Blocked("ann")
+    announced = []
+    for number in range(50):
+        play >> says("ann", "chat", id=number, room="r", content="x")
+        announced.append(play.orders.popleft())
+    for order in announced:
+        assert isinstance(order, Announce)
+        if play.closed:
+            break
+        say = Message(CHAT, "r", "Ann", "Ann", "x")
+        play >> (Published(say, order.ref) if is_published else Refused(say, order.ref))
+    assert play.closed == {"ann": "slow_consumer"}
+
+
+def test_ones_own_hello_throws_ones_mailbox_away() -> None:
+    """A room that the hello rejoins takes the place of the mailbox of the very user, which lingers until welcome."""
+    play = newcomers("Ann", room="", rooms=2)
+    play >> says("ann", "dm", id=1, to="Ben", content="psst")
+    play >> connected("ben", "Ben")
+    rooms = {"r": {"epoch": "", "offset": 0}, "@Ben": {"epoch": "", "offset": 0}}
+    play >> says("ben", "hello", id="h", resume={"session": "?", "rooms": rooms})
+    assert [message["type"] for message in play.hear("ben")][:2] == ["welcome", "dm"]
+
+
+def test_a_replay_overfills_a_chunk() -> None:
+    """chunk_bytes: several frames in a chunk are at most so many bytes; a replay gives one more, and gaps uncounted."""
+    play = newcomers("Ann", chunk_bytes=400, message_burst=1_000)
+    for _ in range(10):
+        play >> says("ann", "chat", room="r", content="x" * 250)
+    play >> connected("ben", "Ben") >> says("ben", "hello", id="h")
+    play.forget() >> says("ben", "join", id="j", room="r", since={"epoch": "e.1", "offset": 0})
+    play.chunks.clear()
+    play.hear("ben")
+    assert max(len(chunk) for chunk in play.chunks["ben"]) <= 400
+
+
+def test_a_repeated_direct_message_leaves_a_mailbox_of_somebody_away_to_its_time() -> None:
+    play = greeted("Ann", ping_interval_s=9_000, pong_timeout_s=9_999, key_ttl_s=900)
+    for _ in range(2):
+        play >> says("ann", "dm", to="Ben", content="psst", key="k")
+    assert play.hub._state.mailboxes["Ben"].offset == 1
+    play >> After(300)
+    assert set(play.hub._state.mailboxes) == {"Ann"}
+
+
+def test_where_not_even_the_addressees_mailbox_may_be() -> None:
+    play = greeted("Ann", rooms=1)
+    play >> says("ann", "dm", id=1, to="Ben", content="x") << Hears("ann", error("over_capacity", 1))

@@ -156,9 +156,7 @@ class Delivery(Generic[C]):
             while taken < len(direct):
                 item = direct[taken]
                 if isinstance(item, Replay):
-                    if frames and budget <= 0:
-                        break
-                    replayed = item.read(budget)
+                    replayed = item.read(budget, at_least_one=not frames)
                     budget -= sum(map(wire_bytes, replayed))
                     frames += replayed
                     if not item.is_done:

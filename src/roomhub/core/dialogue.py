@@ -116,8 +116,11 @@ class Dialogue(Generic[C]):
             return
         session.message_due_s = due
         if session.state is State.GREETING:
-            if isinstance(request, Hello):
+            assert session.talk is not None
+            if isinstance(request, Hello) and session.talk.welcome is None:
                 self._hello(session, request, now)
+            elif isinstance(request, Hello):
+                self._hello_again(session, request, now)
             elif isinstance(request, Fault):
                 self._fault(session, request, now)
             else:
@@ -132,7 +135,7 @@ class Dialogue(Generic[C]):
         talk = session.talk
         assert talk is not None
         request = talk.asked.pop(name, None)
-        if request is None:
+        if request is None or not session.is_live:
             return
         if talk.welcome is not None:
             if is_allowed:
@@ -151,6 +154,9 @@ class Dialogue(Generic[C]):
         talk.welcome = hello
         talk.knows_all = False
         self._deadlines.cancel("hello", session)
+        mailbox = self._speech.known_mailbox(session.username, now)
+        if mailbox is not None:
+            self._deadlines.cancel("linger", mailbox)  # what it rejoins must not take its place
         wanted: Mapping[str, Position] = hello.resume.rooms if hello.resume is not None else {}
         for name, since in wanted.items():
             if name.startswith("@") or len(talk.allowed) + len(talk.asked) >= self._limits.rooms_per_client:
@@ -161,7 +167,6 @@ class Dialogue(Generic[C]):
                     self._state.effects.append(Authorize(session.client, name, session.username))
                 else:
                     self._allow(session, name, since, now)
-        mailbox = self._speech.known_mailbox(session.username, now)
         if mailbox is not None:
             self._load(session, Join(mailbox.name), mailbox, lambda now: self._welcome_in_time(session, now), now)
         talk.knows_all = True

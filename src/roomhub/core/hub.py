@@ -463,9 +463,11 @@ class Hub(Generic[C]):
         # A copy: it gets its place, and whoever made the event may say it again.
         own = Message(CHAT, message.room, message.user, message.username, message.content)
         self._speech.take_place(own, event.ref, now)
+        self._speech.judge(event.ref, now)
 
     def _refused(self, event: Refused, now: float) -> None:
         self._speech.refused(event.ref)
+        self._speech.judge(event.ref, now)
 
     def _stored(self, event: Stored, now: float) -> None:
         if self._state.store is not None:
@@ -526,10 +528,10 @@ class Hub(Generic[C]):
                 case "linger":
                     self._membership.linger_ended(key)
                 case "session":
-                    del self._state.ended[key]
+                    self._state.ended.pop(key, None)  # another's end in this tick may have pushed it out
                 case "key":
                     room, user, name = key
-                    del room.talk.keys[user, name]
+                    room.talk.keys.pop((user, name), None)  # the room may have ended in this tick
                 case "typing":
                     room, user = key
                     self._speech.typing_ended(room, user)
@@ -617,6 +619,7 @@ class Hub(Generic[C]):
             self._membership.leave(session, member, now, keep_unread=True, tell=False)
             if session.talk is not None:
                 self._dialogue.put_out(session, room.name, errors.ROOM_CLOSED)
+                self._membership.judge_direct(session, now)
             elif not session.members:
                 self._membership.close(session, errors.ROOM_CLOSED, self._state.evictions, now)
 

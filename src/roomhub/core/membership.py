@@ -174,7 +174,8 @@ class Membership(Generic[C]):
         if not is_last:
             if talk is not None:
                 talk.roster.note(user)
-                self._tell_roster_in_time(room, now)
+                if tell:
+                    self._tell_roster_in_time(room, now)
             return
         if will_be_back and talk is not None and user in talk.users and self._limits.presence_grace_s:
             self._deadlines.arm("grace", (room, user), now)
@@ -267,7 +268,7 @@ class Membership(Generic[C]):
     def roster_due(self, room: Room[C], now: float) -> None:
         """The time for a further telling has come."""
         talk = room.talk
-        if talk is not None and talk.roster.changed:
+        if talk is not None and talk.roster.changed and self._rooms.get(room.name) is room:
             self.tell_roster(room)
             if len(room.members) > self._limits.presence_batch_members:
                 self._deadlines.arm("presence", room, now)

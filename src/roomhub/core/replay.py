@@ -38,8 +38,8 @@ class Replay(Generic[C]):
     def is_done(self) -> bool:
         return self._next > self._until
 
-    def read(self, most_bytes: float) -> list[Frame]:
-        """The next frames, at least one and at most so many bytes, unless it is done."""
+    def read(self, most_bytes: float, *, at_least_one: bool) -> list[Frame]:
+        """The next frames, at most so many bytes, but perhaps at least one; none if it is done."""
         frames: list[Frame] = []
         room, lane = self._room, self._lane
         for record in records_from(room, self._next):
@@ -48,9 +48,10 @@ class Replay(Generic[C]):
                 break
             if offset != self._next:
                 frames.append(self._gap(offset - 1))
+                most_bytes -= wire_bytes(frames[-1])
             frame = lane.direct(lane.codec.encode(message_of(room, record)))
             size = wire_bytes(frame)
-            if frames and size > most_bytes:
+            if size > most_bytes and (frames or not at_least_one):
                 return frames
             most_bytes -= size
             frames.append(frame)

@@ -138,6 +138,11 @@ class Speech(Generic[C]):
         elif ref is not None:
             self._effects.append(Settle(ref, None))
 
+    def judge(self, ref: Hashable, now: float) -> None:
+        """Whoever was answered may be one that does not read."""
+        if isinstance(ref, Answer):
+            self._membership.judge_direct(ref.session, now)
+
     def _settle(self, room: Room[C], message: Message, ref: Hashable, now: float) -> None:
         store = self._state.store
         receipt: Receipt | None = None
@@ -235,7 +240,13 @@ class Speech(Generic[C]):
             found = self._state.mailboxes[user] = self._state.make_log(f"@{user}")
             found.talk = RoomTalk(Roster(()))
             self._membership.take_keys(found, found.talk, now)
+            self._rest(user, found, now)
         return found
+
+    def _rest(self, user: str, mailbox: Room[C], now: float) -> None:
+        """A mailbox whose user is away goes some day."""
+        if not any(device.talk is not None and device.is_live for device in self._state.users.get(user, ())):
+            self._deadlines.arm("linger", mailbox, now)
 
     def known_mailbox(self, user: str, now: float) -> Room[C] | None:
         """The log of a user's direct messages, if there is one, in memory or in the store."""
@@ -247,10 +258,15 @@ class Speech(Generic[C]):
         """A direct message: into the mailbox of ``to``, and a copy into the sender's. False if there is no place."""
         user = session.username
         mailbox = self.mailbox(to, now)
+        if mailbox is None:
+            return False
+        self._deadlines.cancel("linger", mailbox)  # the sender's own must not take its place
         own = mailbox if to == user else self.mailbox(user, now)
-        if mailbox is None or own is None:
+        if own is None:
+            self._rest(to, mailbox, now)
             return False
         if self._is_repeated(mailbox, answer):
+            self._rest(to, mailbox, now)
             return True
         message = Message(DM, mailbox.name, user, user, content, to=to)
         self._place(mailbox, message, now)
@@ -267,12 +283,10 @@ class Speech(Generic[C]):
     def _post(self, user: str, message: Message, author: Session[C] | None, now: float) -> None:
         """To all devices of a user but the author's own; each dialect's frame is made once."""
         frames: dict[Lane, tuple[bytes | str, int]] = {}
-        is_here = False
         for device in list(self._state.users.get(user, ())):
             lane = device.lane
             if device.talk is None or device.state is not OPEN:
                 continue
-            is_here = True
             if device is author:
                 continue
             if lane not in frames:
@@ -281,8 +295,7 @@ class Speech(Generic[C]):
             frame, size = frames[lane]
             self._state.delivery.give(device, [frame], size)
             self._membership.judge_direct(device, now)
-        if not is_here:
-            self._deadlines.arm("linger", self._state.mailboxes[user], now)
+        self._rest(user, self._state.mailboxes[user], now)
 
     # -- to who is there now ------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 # make test    every check and every test
 # make lint | types | docs | unit | more-pythons   the parts of it; docs leaves the documentation in build/docs
 # make bench   roomhub and its peers measured, into docs/benchmarks.md (ARGS="endtoend --rounds 5" for one part; Linux)
+# make soak    a crowd of v1 clients simulated, every guarantee checked after every step (ARGS="--seeds 1-9999 --steps 20000")
 # make lock    the pinned dependencies anew (ARGS=--upgrade: to the newest)
 # PYTHON=python3.13 picks the interpreter; otherwise the first of 3.11 or newer that starts.
 
@@ -16,7 +17,7 @@ LISTEN := --host 127.0.0.1 --port 8080
 BIN := $(VENV)/bin/python
 SOURCES := $(wildcard src tests benchmarks docs/conf.py)
 
-.PHONY: help serve test lint types docs unit more-pythons bench lock clean test-venv node compiler
+.PHONY: help serve test lint types docs unit more-pythons bench soak lock clean test-venv node compiler
 
 help:
 	@sed -n 's/^# \(make\|PYTHON\)/\1/p' Makefile
@@ -50,6 +51,9 @@ ifeq ($(ARGS),)
 else
 	$(BIN) -m pytest $(ARGS)
 endif
+
+soak: test-venv
+	$(BIN) -m tests.core.v1_simulation $(or $(ARGS),--seeds 1-200 --steps 5000)
 
 more-pythons: test-venv node compiler
 	@.ci/more-pythons $(BIN) 3.11 3.12 3.13

@@ -296,6 +296,7 @@ class Membership(Generic[C]):
         is_slow = reason is errors.SLOW_CONSUMER or reason is errors.NO_PONG
         if is_slow:
             session.direct = None
+            session.direct_bytes = 0
         # Whom the code tells to come back will be back.
         self.vacate(session, now, keep_unread=not is_slow, will_be_back=reason.retry != "no", reason=reason.name)
         self.close(session, reason, self._evictions, now)

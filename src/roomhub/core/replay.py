@@ -41,15 +41,20 @@ class Replay(Generic[C]):
     def read(self, most_bytes: float, *, at_least_one: bool) -> list[Frame]:
         """The next frames, at most so many bytes, but perhaps at least one; none if it is done."""
         frames: list[Frame] = []
-        room, lane = self._room, self._lane
+        room = self._room
         for record in records_from(room, self._next):
             offset = record[3]
             if offset > self._until:
                 break
             if offset != self._next:
-                frames.append(self._gap(offset - 1))
-                most_bytes -= wire_bytes(frames[-1])
-            frame = lane.direct(lane.codec.encode(message_of(room, record)))
+                frame = self._gap(offset - 1)
+                size = wire_bytes(frame)
+                if size > most_bytes and (frames or not at_least_one):
+                    return frames
+                most_bytes -= size
+                frames.append(frame)
+                self._next = offset
+            frame = self._lane.direct(self._lane.codec.encode(message_of(room, record)))
             size = wire_bytes(frame)
             if size > most_bytes and (frames or not at_least_one):
                 return frames
@@ -57,15 +62,18 @@ class Replay(Generic[C]):
             frames.append(frame)
             self._next = offset + 1
         if self._next <= self._until:
-            frames.append(self._gap(self._until))
+            frame = self._gap(self._until)
+            if wire_bytes(frame) <= most_bytes or (at_least_one and not frames):
+                frames.append(frame)
+                self._next = self._until + 1
         return frames
 
     def _gap(self, last: int) -> Frame:
-        first, self._next = self._next, last + 1
+        """What tells that all up to ``last`` is not there."""
         log = self._room.log
         # What the log lacks behind its beginning was lost; what it began with was let go of.
-        reason = "lost" if log and first >= log[0][3] else "slow"
-        return gap_frame(self._lane, self._room, first, last, reason)
+        reason = "lost" if log and self._next >= log[0][3] else "slow"
+        return gap_frame(self._lane, self._room, self._next, last, reason)
 
 
 class Recovery(NamedTuple):

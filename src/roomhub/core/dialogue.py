@@ -260,6 +260,7 @@ class Dialogue(Generic[C]):
         for name in talk.rooms:
             if session.state is State.OPEN and session.member_of(name) is None:
                 self._join(session, Join(name), now)
+        self._membership.judge_direct(session, now)
 
     def _hello_again(self, session: Session[C], hello: Hello, now: float) -> None:
         self._refuse(session, "bad_request", "hello was said already", hello.id, now, field="type")

@@ -1,6 +1,7 @@
 """``python -m roomhub serve`` and ``roomhub``: what each flag does, how it ends, and what it says of a bad one."""
 
 import gc
+import json
 import os
 import queue
 import re
@@ -263,6 +264,30 @@ def test_flags_of_a_server_behind_a_proxy() -> None:
             clients[0].send("0123456789+")
             assert end_of(clients[0])[0] == 1009
         assert "Using selector" in serving.end()  # asyncio says so when debugging
+
+
+def test_a_slow_client_of_v1_is_closed_or_skips() -> None:
+    """--slow"""
+    v1: Any = {"subprotocols": ["roomhub.v1.json"], "max_queue": 1}
+    limits = ("--set", "v1_lag_messages=20", "--set", "message_burst=1000")
+    for flags, end in ((("--slow", "skip"), "gap"), ((), "bye")):
+        with Serving("--port", "0", *limits, *flags) as serving:
+            ann, ben = (serving.connect(f"/ws/lobby?username={name}", **v1) for name in ("ann", "ben"))
+            with ann, ben:
+                for client in (ann, ben):
+                    client.send('{"type":"hello","id":1}')
+                    assert json.loads(client.recv(10))["type"] == "welcome"
+                seen = ""
+                for number in range(400):
+                    ann.send(json.dumps({"type": "chat", "id": number, "room": "lobby", "content": "x" * 30_000}))
+                    while json.loads(ann.recv(10)).get("id") != number:
+                        pass
+                try:
+                    while seen != end:
+                        seen = json.loads(ben.recv(10))["type"]
+                except ConnectionClosed:
+                    seen = "bye"  # cut: it took nothing more
+                assert seen == end
 
 
 def test_without_those_flags() -> None:

@@ -834,6 +834,8 @@ async def test_a_hubs_own_settings_give_way_to_the_callbacks() -> None:
 def test_limits_go_to_the_hub_or_to_the_runtime() -> None:
     with pytest.raises(ValueError, match="limits"):
         Runtime(Hub(epoch="e"), limits=Limits())
+    with pytest.raises(ValueError, match="slow"):
+        Runtime(Hub(epoch="e"), slow="skip")
     assert Runtime(limits=Limits(rooms=7)).hub.limits.rooms == 7
 
 

@@ -113,6 +113,13 @@ def _parser() -> argparse.ArgumentParser:
         help="change a limit, such as message_bytes=4096; inf lifts it; repeatable",
     )
     add(
+        "--slow",
+        choices=("close", "skip"),
+        default="close",
+        help="what becomes of a roomhub.v1.json client that reads too slowly: it is closed and comes back (default), "
+        "or it stays and skips what it missed",
+    )
+    add(
         "--metrics-port",
         type=_metrics_port,
         metavar="PORT",
@@ -238,7 +245,10 @@ def _listening_port(options: argparse.Namespace) -> int | None:
 
 async def _run(options: argparse.Namespace, limits: Limits, tls: ssl.SSLContext | None) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with Runtime(limits=limits, history=_history(options)) as runtime, AsyncExitStack() as stack:
+        async with (
+            Runtime(limits=limits, slow=options.slow, history=_history(options)) as runtime,
+            AsyncExitStack() as stack,
+        ):
             serving = serve(
                 runtime,
                 host=options.host or DEFAULT_HOST,

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Final, Self, assert_never
+from typing import Any, Final, Literal, Self, assert_never
 
 import anyio
 import anyio.to_thread
@@ -83,6 +83,7 @@ class Runtime:
     Args:
         hub: the hub; one of its own, with ``limits``, if not given.
         limits: the bounds, where no hub is given.
+        slow: what becomes of a v1 client that is too far behind, where no hub is given: ``Hub`` has the choices.
         clock: where time comes from.
         on_join: called with (room, user) when a user's first connection came into a room.
         on_leave: called with (room, user) when a user's last connection left a room.
@@ -98,7 +99,7 @@ class Runtime:
 
     Raises:
         TypeError: a callback is a coroutine function.
-        ValueError: both ``hub`` and ``limits`` are given.
+        ValueError: both ``hub`` and ``limits`` or ``slow`` are given.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Runtime:
         hub: Hub[Client] | None = None,
         *,
         limits: Limits | None = None,
+        slow: Literal["close", "skip"] = "close",
         clock: Clock | None = None,
         on_join: RoomListener | None = None,
         on_leave: RoomListener | None = None,
@@ -115,8 +117,8 @@ class Runtime:
         history: HistoryStore | None = None,
         confirms_stored: bool = True,
     ) -> None:
-        if hub is not None and limits is not None:
-            raise ValueError("give limits to the hub, or no hub: Runtime(limits=...) makes one")
+        if hub is not None and (limits is not None or slow != "close"):
+            raise ValueError("give limits and slow to the hub, or no hub: Runtime(limits=..., slow=...) makes one")
         self._callbacks = Callbacks(
             on_join=on_join,
             on_leave=on_leave,
@@ -124,7 +126,7 @@ class Runtime:
             allow_join=allow_join,
             rewrite_message=rewrite_message,
         )
-        self.hub: Hub[Client] = hub if hub is not None else Hub(epoch=secrets.token_hex(6), limits=limits)
+        self.hub: Hub[Client] = hub or Hub(epoch=secrets.token_hex(6), limits=limits, slow=slow)
         self.limits: Limits = self.hub.limits
         self.clock: Clock = clock or SystemClock()
         self.hub.reports = self._callbacks.tells

@@ -39,7 +39,6 @@ HAPPENS = (
     "dup",
     "pages",
     "rosters agree",
-    "own dm passed over",
     "plain chat",
     "see dm",
     "see user_joined",

@@ -854,9 +854,7 @@ class Simulation:
             assert number not in self.places, f"{content} has two places"
             self.places[number] = (room, epoch, offset)
             key = self.keyed.get(number)
-            here = self.room_of(room)
-            # A room that no v1 client has been in since it was made remembers no keys: its authors were in one before.
-            if key is not None and here is not None and here.epoch == epoch and here.talk is not None:
+            if key is not None:
                 owner = (room, epoch, user, key)
                 first, end = self.keys.get(owner, (0, -math.inf))
                 assert end <= self.now, f"{owner} got {offset}, though {first} is remembered"
@@ -987,8 +985,13 @@ class Simulation:
             assert old.is_dead or old.closing is not None, "who was resumed is closed"
             self.counts["resumed"] += 1
         for name, place in seen["rooms"].items():
-            assert set(place) == {"epoch", "offset", "recovered"}
-            self.come_in(device, name, place)
+            is_room = not name.startswith("@")
+            assert set(place) == {"epoch", "offset", "recovered"} | ({"rev"} if is_room else set())
+            stay = self.come_in(device, name, place)
+            if is_room:
+                # A roster that it might have of this rev is true still.
+                stay.rev = stay.known_rev = place["rev"]
+                stay.roster = self.rosters.get((name, stay.epoch, stay.rev))
         assert f"@{device.user}" in seen["rooms"]
 
     def come_in(self, device: Device, name: str, place: dict[str, Any]) -> Stay:
@@ -1093,14 +1096,8 @@ class Simulation:
         stay = device.stays[room]
         assert stay.gap is None, "first comes the gap"
         assert not stay.wants_roster, "after a skip comes the roster"
-        if seen["type"] == "dm":
-            if stay.epoch == "":
-                stay.epoch = epoch  # of the mailbox that was made for the first one
-            # Of its own it gets no copy.
-            said = self.said[room, epoch]
-            while stay.offset + 1 < offset and self.authors[said[stay.offset].number] == device.client:
-                stay.offset += 1
-                self.counts["own dm passed over"] += 1
+        if seen["type"] == "dm" and stay.epoch == "":
+            stay.epoch = epoch  # of the mailbox that was made for the first one
         assert epoch == stay.epoch, "another epoch without a word"
         assert offset == stay.offset + 1, f"{offset} follows {stay.offset} without a gap"
         stay.offset = offset

@@ -140,6 +140,8 @@ class Dialogue(Generic[C]):
         if talk.welcome is not None:
             if is_allowed:
                 self._allow(session, name, request.since, now)
+            else:
+                talk.refused[name] = _JOIN_ERRORS[errors.FORBIDDEN]
             self._welcome_in_time(session, now)
         elif is_allowed:
             self._enter_loaded(session, request, now)
@@ -151,22 +153,29 @@ class Dialogue(Generic[C]):
     def _hello(self, session: Session[C], hello: Hello, now: float) -> None:
         talk = session.talk
         assert talk is not None
+        wanted: Mapping[str, Position] = hello.resume.rooms if hello.resume is not None else {}
+        # All of them count as one join: a client that comes back to many rooms is no flood.
+        if wanted and self._membership.admits(session, None, now) is not None:
+            self._membership.evict(session, errors.RATE_LIMITED, now)
+            return
         talk.welcome = hello
         talk.knows_all = False
         self._deadlines.cancel("hello", session)
         mailbox = self._speech.known_mailbox(session.username, now)
         if mailbox is not None:
             self._deadlines.cancel("linger", mailbox)  # what it rejoins must not take its place
-        wanted: Mapping[str, Position] = hello.resume.rooms if hello.resume is not None else {}
         for name, since in wanted.items():
-            if name.startswith("@") or len(talk.allowed) + len(talk.asked) >= self._limits.rooms_per_client:
+            if name.startswith("@"):
                 continue
-            if self._membership.admits(session, self._room_fault(name), now) is None:
-                if self._state.authorizes:
-                    talk.asked[name] = Join(name, since=since)
-                    self._state.effects.append(Authorize(session.client, name, session.username))
-                else:
-                    self._allow(session, name, since, now)
+            if (fault := self._room_fault(name)) is not None:
+                talk.refused[name] = "bad_request", fault
+            elif len(talk.allowed) + len(talk.asked) >= self._limits.rooms_per_client:
+                talk.refused[name] = _JOIN_ERRORS[errors.RATE_LIMITED]
+            elif self._state.authorizes:
+                talk.asked[name] = Join(name, since=since)
+                self._state.effects.append(Authorize(session.client, name, session.username))
+            else:
+                self._allow(session, name, since, now)
         if mailbox is not None:
             self._load(session, Join(mailbox.name), mailbox, lambda now: self._welcome_in_time(session, now), now)
         talk.knows_all = True
@@ -231,10 +240,13 @@ class Dialogue(Generic[C]):
         missed: list[tuple[Room[C], Recovery]] = []
         for name, since in talk.allowed.items():
             reason = self._membership.join(session, name, now, is_told=False)
-            if reason is None:
-                room = session.members[-1].room
-                missed.append((room, recover(room, since)))
-                rooms[name] = _position(room, missed[-1][1])
+            if reason is not None:
+                talk.refused[name] = _JOIN_ERRORS[reason]
+                continue
+            room = session.members[-1].room
+            assert room.talk is not None
+            missed.append((room, recover(room, since)))
+            rooms[name] = {**_position(room, missed[-1][1]), "rev": room.talk.roster.rev}
         mailbox, own = state.mailboxes.get(user), f"@{user}"
         if mailbox is None:
             rooms[own] = {"epoch": "", "offset": 0, "recovered": "none"}
@@ -251,6 +263,9 @@ class Dialogue(Generic[C]):
             if math.isfinite(value)
         }
         state.give(session, "welcome", {**fields, "limits": self._told_limits, "resumed": is_resumed, "rooms": rooms})
+        for name, (error, message) in talk.refused.items():
+            self._membership.fail(session, error, message, None, room=name)
+        talk.refused.clear()
         for room, recovery in missed:
             self._replay(session, room, recovery)
         if old is not None:
@@ -404,7 +419,8 @@ class Dialogue(Generic[C]):
             message = f"{request.room} has another epoch: its offsets do not compare"
             self._refuse(session, "unrecoverable", message, request.id, now, field="since", room=request.room)
             return
-        limit = int(min(request.limit or math.inf, self._limits.history_page))
+        most = math.inf if request.limit is None else request.limit
+        limit = int(min(most, self._limits.history_page))
         first = room.log[0][3] if room.log else room.offset + 1
         if since is not None:
             is_here = first <= since.offset + 1
@@ -434,7 +450,7 @@ class Dialogue(Generic[C]):
         """A page of what is in memory."""
         if request.since is None:
             earlier = [record for record in room.log if record[3] < (request.before or 0)]
-            self._give_page(session, room, request, earlier[-limit:][::-1], len(earlier) > limit)
+            self._give_page(session, room, request, earlier[::-1][:limit], len(earlier) > limit)
         else:
             found = list(islice(records_from(room, request.since.offset + 1), limit + 1))
             self._give_page(session, room, request, found[:limit], len(found) > limit)

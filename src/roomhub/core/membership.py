@@ -110,7 +110,7 @@ class Membership(Generic[C]):
         is_known = user in room.users
         talk = room.talk
         if talk is None and session.talk is not None:
-            talk = room.begin_talk()
+            talk = room.begin_talk(self._state.first_rev)
             self.take_keys(room, talk, now)
         self._deadlines.cancel("grace", (room, user))
         self._deadlines.cancel("linger", room)
@@ -193,6 +193,8 @@ class Membership(Generic[C]):
         self.free_if_empty(room, now)
 
     def _depart(self, room: Room[C], user: str, reason: str) -> None:
+        if room in self._state.passing:
+            self._state.tell_passing(room)  # nothing of a user's comes after its leaving
         del room.users[user]
         if self._state.reports:
             self._effects.append(Report(presence.left(room, user)))
@@ -456,7 +458,7 @@ class Membership(Generic[C]):
     def free_if_empty(self, room: Room[C], now: float) -> None:
         if room.members or room.users or self._rooms.get(room.name) is not room:
             return
-        if room.talk is not None and self._limits.room_linger_s:
+        if room.talk is not None and self._limits.room_linger_s and not self._admission.draining:
             self._deadlines.arm("linger", room, now)
         else:
             self.forget_room(room)
@@ -472,6 +474,8 @@ class Membership(Generic[C]):
 
     def forget_room(self, room: Room[C]) -> None:
         del self._rooms[room.name]
+        if room.talk is not None:
+            self._state.first_rev = max(self._state.first_rev, room.talk.roster.rev + 1)
         for user, devices in list(room.users.items()):
             if not devices:  # it will not be back
                 self._deadlines.cancel("grace", (room, user))

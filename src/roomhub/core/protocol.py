@@ -50,8 +50,8 @@ KINDS: Final[Mapping[str, str]] = {
     "user": "{user, username, devices, meta?}",
     "range": "[the least, the most], both ms",
     "users": "a list of users",
-    "messages": "a list of {room, username, content, user, epoch, offset, ts}",
-    "rooms": "{a room: {epoch, offset, recovered}}",
+    "messages": "a list of {room, username, content, user, to?, epoch, offset, ts}",
+    "rooms": "{a room: {epoch, offset, recovered, rev?}}",
     "recovered": '"full", "partial" or "none"',
 }
 """What a field's kind means, for a person; ``json_codec.py`` checks those that a client sends."""

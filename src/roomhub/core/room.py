@@ -322,10 +322,10 @@ class Room(Generic[C]):
         item = {"user": user, "username": user, "devices": devices}
         return item if meta is None else {**item, "meta": meta}
 
-    def begin_talk(self) -> RoomTalk:
-        """A v1 client comes in, the first one: from now on there is a roster with revisions."""
+    def begin_talk(self, rev: int) -> RoomTalk:
+        """A v1 client comes in, the first one: from now on there is a roster with revisions, this one to begin with."""
         items = [{"user": user, "username": user, "devices": devices} for user, devices in self.users.items()]
-        self.talk = RoomTalk(Roster(items))
+        self.talk = RoomTalk(Roster(items, rev))
         return self.talk
 
     def exit(self, member: Member[C]) -> bool:

@@ -21,6 +21,10 @@ Item: TypeAlias = Mapping[str, Any]
 class Roster:
     """One room's.
 
+    Args:
+        items: who is here.
+        rev: to begin with.
+
     Attributes:
         rev: rises by one with each telling.
         told: who is here, as of ``rev``.
@@ -29,8 +33,8 @@ class Roster:
 
     __slots__ = ("_rendered", "changed", "rev", "told")
 
-    def __init__(self, items: Sequence[Item]) -> None:
-        self.rev: int = 1
+    def __init__(self, items: Sequence[Item], rev: int = 1) -> None:
+        self.rev: int = rev
         self.told: dict[str, Item] = {item["user"]: item for item in items}
         self.changed: dict[str, str] = {}
         self._rendered: dict[TalkingCodec, tuple[int, str]] = {}

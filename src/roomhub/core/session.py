@@ -48,17 +48,19 @@ class Talk:
         allowed: the rooms that its hello may rejoin, and since where, while it waits for the others.
         welcome: what its hello asked for, while that waits for such answers.
         knows_all: all that its hello needs has been asked for.
+        refused: the rooms that its hello may not rejoin, and the error's name and message for each.
         errors_due_s: when its next error is due at the allowed rate (``rates.Rate``).
         spares: it fell behind, and is spared what is passing until it has caught up.
     """
 
-    __slots__ = ("allowed", "asked", "errors_due_s", "knows_all", "rooms", "secret", "spares", "welcome")
+    __slots__ = ("allowed", "asked", "errors_due_s", "knows_all", "refused", "rooms", "secret", "spares", "welcome")
 
     def __init__(self, secret: str, rooms: Sequence[str]) -> None:
         self.secret: str = secret
         self.rooms: Sequence[str] = rooms
         self.asked: dict[str, Join] = {}
         self.allowed: dict[str, Position | None] = {}
+        self.refused: dict[str, tuple[str, str]] = {}
         self.welcome: Hello | None = None
         self.knows_all: bool = False
         self.errors_due_s: float = 0.0

@@ -81,7 +81,7 @@ class Speech(Generic[C]):
         # Nobody is there to hear it; whoever waits for its position still gets one.
         room = self._membership.make_room(message.room)
         self.append_chat(room, message, ref, now)
-        self._membership.forget_room(room)
+        self._membership.free_if_empty(room, now)
 
     def append_chat(self, room: Room[C], message: Message, ref: Hashable, now: float) -> None:
         """The one path of a message into a room, whoever said it."""
@@ -150,8 +150,13 @@ class Speech(Generic[C]):
         if isinstance(ref, Answer):
             key = ref.key
             receipt = Receipt(room.name, room.epoch, message.offset, message.ts_ms)
-            if key is not None and room.talk is not None:
-                room.talk.keys[message.user, key] = receipt
+            if key is not None:
+                talk = room.talk
+                if talk is None:
+                    # Made anew while the message waited for a hook: it has to remember the key like the one before.
+                    talk = room.begin_talk(self._state.first_rev)
+                    self._membership.take_keys(room, talk, now)
+                talk.keys[message.user, key] = receipt
                 self._deadlines.arm("key", (room, message.user, key), now)
             if store is not None and store.confirms:
                 receipt.waiting = [(ref, False)]
@@ -255,7 +260,10 @@ class Speech(Generic[C]):
         return self.mailbox(user, now) if is_known else None
 
     def write_to(self, session: Session[C], to: str, content: str, answer: Answer[C], now: float) -> bool:
-        """A direct message: into the mailbox of ``to``, and a copy into the sender's. False if there is no place."""
+        """A direct message: into the mailbox of ``to``, and a copy into the sender's. False if there is no place.
+
+        The device that sent it gets the copy too, as a room's member gets its own chat: its mailbox has no holes.
+        """
         user = session.username
         mailbox = self.mailbox(to, now)
         if mailbox is None:
@@ -270,24 +278,22 @@ class Speech(Generic[C]):
             return True
         message = Message(DM, mailbox.name, user, user, content, to=to)
         self._place(mailbox, message, now)
-        self._post(to, message, None, now)
+        self._post(to, message, now)
         if own is not mailbox:
             copy = Message(DM, own.name, user, user, content, to=to)
             self._place(own, copy, now)
-            self._post(user, copy, session, now)
+            self._post(user, copy, now)
             if self._state.store is not None:
                 self._settle(own, copy, None, now)
         self._settle(mailbox, message, answer, now)
         return True
 
-    def _post(self, user: str, message: Message, author: Session[C] | None, now: float) -> None:
-        """To all devices of a user but the author's own; each dialect's frame is made once."""
+    def _post(self, user: str, message: Message, now: float) -> None:
+        """To all devices of a user; each dialect's frame is made once."""
         frames: dict[Lane, tuple[bytes | str, int]] = {}
         for device in list(self._state.users.get(user, ())):
             lane = device.lane
             if device.talk is None or device.state is not OPEN:
-                continue
-            if device is author:
                 continue
             if lane not in frames:
                 frame = lane.direct(lane.codec.encode(message))
@@ -338,13 +344,8 @@ class Speech(Generic[C]):
 
     def tell_passing(self) -> None:
         """A tick's events go out, before anything is written."""
-        rooms = self._state.passing
-        while rooms:
-            room, slots = rooms.popitem()
-            if any(lane.talker is not None for lane in room.lanes):
-                for message in slots.values():
-                    room.append(message)
-                self._state.grow(room)
+        for room in list(self._state.passing):
+            self._state.tell_passing(room)
 
 
 def _receipts(refs: Sequence[Hashable]) -> list[Receipt]:

@@ -84,6 +84,8 @@ class HubState(Generic[C]):
         secrets: the sessions that can be taken over, by what they can be resumed with.
         ended: the users of those that ended and can be resumed still.
         mailboxes: the logs of direct messages, by the user whose they are.
+        first_rev: what a new room's roster begins with: above what any room had that is gone, since one of its name may
+            come again with the same epoch.
         passing: what is to be told this tick to who is there, by room; of each kind from each user the newest.
         store: what is known of the store, None without one.
         loading: who waits until a room's log has been loaded, and what for.
@@ -100,6 +102,7 @@ class HubState(Generic[C]):
         "ended",
         "epoch",
         "evictions",
+        "first_rev",
         "grown",
         "incarnations",
         "limits",
@@ -149,6 +152,7 @@ class HubState(Generic[C]):
         self.secrets: dict[str, Session[C]] = {}
         self.ended: dict[str, str] = {}
         self.mailboxes: dict[str, Room[C]] = {}
+        self.first_rev: int = 1
         self.passing: dict[Room[C], dict[tuple[str, str], Message]] = {}
         self.store: StoreState | None = None
         self.loading: dict[Room[C], list[tuple[Session[C], Callable[[float], None]]]] = {}
@@ -197,6 +201,14 @@ class HubState(Generic[C]):
         assert lane.talker is not None
         frame = lane.direct(lane.talker.notice(kind, fields))
         self.delivery.give(session, [frame], wire_bytes(frame))
+
+    def tell_passing(self, room: Room[C]) -> None:
+        """What is to be told to who is in the room now goes out."""
+        slots = self.passing.pop(room)
+        if any(lane.talker is not None for lane in room.lanes):
+            for message in slots.values():
+                room.append(message)
+            self.grow(room)
 
     def grow(self, room: Room[C]) -> None:
         """The room has a new entry."""

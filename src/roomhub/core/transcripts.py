@@ -116,8 +116,8 @@ ann -> {"type": "hello", "id": 1, "resume": {"session": "s1", "rooms": {"lobby":
 ann <- {"type": "welcome", "id": 1, "v": 1, "session": "s3", "user": "ann", "username": "ann", "ping_ms": 54000,
     "pong_ms": 60000, "limits": {"message_bytes": 65536, "meta_bytes": 2048, "label_bytes": 128,
     "message_rate_per_s": 50, "message_burst": 250, "rooms_per_client": 128, "history_page": 100},
-    "resumed": true, "rooms": {"lobby": {"epoch": "e.1", "offset": 1, "recovered": "full"},
-    "@ann": {"epoch": "", "offset": 0, "recovered": "none"}}}
+    "resumed": true, "rooms": {"lobby": {"epoch": "e.1", "offset": 1, "recovered": "full",
+    "rev": 3}, "@ann": {"epoch": "", "offset": 0, "recovered": "none"}}}
 ann <- {"type": "chat", "room": "lobby", "username": "ben", "user": "ben", "epoch": "e.1", "content": "two",
     "offset": 2, "ts": 1700000000000}
 ann <- {"type": "chat", "room": "lobby", "username": "ben", "user": "ben", "epoch": "e.1", "content": "three",
@@ -144,8 +144,8 @@ ann -> {"type": "hello", "id": 1, "resume": {"session": "s1", "rooms": {"lobby":
 ann <- {"type": "welcome", "id": 1, "v": 1, "session": "s3", "user": "ann", "username": "ann", "ping_ms": 54000,
     "pong_ms": 60000, "limits": {"message_bytes": 65536, "meta_bytes": 2048, "label_bytes": 128,
     "message_rate_per_s": 50, "message_burst": 250, "rooms_per_client": 128, "history_page": 100},
-    "resumed": true, "rooms": {"lobby": {"epoch": "e.1", "offset": 0, "recovered": "partial"},
-    "@ann": {"epoch": "", "offset": 0, "recovered": "none"}}}
+    "resumed": true, "rooms": {"lobby": {"epoch": "e.1", "offset": 0, "recovered": "partial",
+    "rev": 3}, "@ann": {"epoch": "", "offset": 0, "recovered": "none"}}}
 ann <- {"type": "gap", "room": "lobby", "epoch": "e.1", "from": 1, "to": 1, "reason": "expired"}
 ann <- {"type": "chat", "room": "lobby", "username": "ben", "user": "ben", "epoch": "e.1", "content": "two",
     "offset": 2, "ts": 1700000000000}
@@ -169,8 +169,8 @@ ben <- {"type": "user_joined", "room": "lobby", "username": "ann", "content": "a
 ann <- {"type": "welcome", "id": 1, "v": 1, "session": "s2", "user": "ann", "username": "ann", "ping_ms": 54000,
     "pong_ms": 60000, "limits": {"message_bytes": 65536, "meta_bytes": 2048, "label_bytes": 128,
     "message_rate_per_s": 50, "message_burst": 250, "rooms_per_client": 128, "history_page": 100},
-    "resumed": false, "rooms": {"lobby": {"epoch": "e.1", "offset": 1, "recovered": "none"},
-    "@ann": {"epoch": "", "offset": 0, "recovered": "none"}}}
+    "resumed": false, "rooms": {"lobby": {"epoch": "e.1", "offset": 1, "recovered": "none",
+    "rev": 2}, "@ann": {"epoch": "", "offset": 0, "recovered": "none"}}}
 ann <- {"type": "gap", "room": "lobby", "epoch": "e.1", "from": 1, "to": 1, "reason": "epoch"}
 ann <- {"type": "user_joined", "room": "lobby", "username": "ann", "content": "ann joined the room",
     "user": "ann", "rev": 3, "devices": 1}
@@ -223,7 +223,7 @@ phone <- {"type": "welcome", "id": 1, "v": 1, "session": "s3", "user": "ann", "u
     "ping_ms": 54000, "pong_ms": 60000, "limits": {"message_bytes": 65536, "meta_bytes": 2048,
     "label_bytes": 128, "message_rate_per_s": 50, "message_burst": 250, "rooms_per_client": 128,
     "history_page": 100}, "resumed": true, "rooms": {"lobby": {"epoch": "e.1", "offset": 0,
-    "recovered": "full"}, "@ann": {"epoch": "", "offset": 0, "recovered": "none"}}}
+    "recovered": "full", "rev": 3}, "@ann": {"epoch": "", "offset": 0, "recovered": "none"}}}
 """,
     ),
     Transcript(
@@ -247,6 +247,8 @@ ann -> {"type": "dm", "id": 1, "to": "ben", "content": "psst"}
 ben <- {"type": "dm", "room": "@ben", "username": "ann", "user": "ann", "to": "ben", "epoch": "e.1",
     "content": "psst", "offset": 1, "ts": 1700000000000}
 laptop <- {"type": "dm", "room": "@ben", "username": "ann", "user": "ann", "to": "ben", "epoch": "e.1",
+    "content": "psst", "offset": 1, "ts": 1700000000000}
+ann <- {"type": "dm", "room": "@ann", "username": "ann", "user": "ann", "to": "ben", "epoch": "e.2",
     "content": "psst", "offset": 1, "ts": 1700000000000}
 phone <- {"type": "dm", "room": "@ann", "username": "ann", "user": "ann", "to": "ben", "epoch": "e.2",
     "content": "psst", "offset": 1, "ts": 1700000000000}

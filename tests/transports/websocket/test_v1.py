@@ -7,8 +7,9 @@ from urllib.parse import unquote
 import anyio
 import pytest
 
-from roomhub import Limits
+from roomhub import Limits, Runtime
 from roomhub.core.commands import CloseRoom
+from roomhub.testing import ManualClock
 from tests.core.playbook import check_shape
 from tests.transports.websocket.support import (
     CLOSE,
@@ -212,10 +213,23 @@ async def test_a_connection_that_broke_is_resumed(driver: Driver) -> None:
         rooms = {"lobby": {"epoch": position["epoch"], "offset": 1}}
         ann = await connect(world, "ann", resume={"session": ann.welcome["session"], "rooms": rooms})
         assert ann.welcome["resumed"]
-        assert ann.welcome["rooms"]["lobby"] == {**rooms["lobby"], "recovered": "full"}
+        assert ann.welcome["rooms"]["lobby"] == {**rooms["lobby"], "recovered": "full", "rev": 3}
         heard = await ann.hear_until("chat", content="three")
         assert [message["content"] for message in heard] == ["two", "three"]
         assert (await ben.ask("members", id="m", room="lobby"))["rev"] == 3, "ann was never gone"
+
+
+async def test_a_room_that_is_not_rejoined_is_told_with_the_reason(driver: Driver) -> None:
+    runtime = Runtime(clock=(clock := ManualClock()), allow_join=lambda room, user: room != "staff")
+    async with serving(driver, runtime=runtime, clock=clock) as world:
+        rooms = {room: {"epoch": "", "offset": 0} for room in ("lobby", "staff", "a b")}
+        ann = await connect(world, "ann", resume={"session": "of yesterday", "rooms": rooms})
+        assert set(ann.welcome["rooms"]) == {"lobby", "@ann"}
+        refused = [await ann.hear() for _ in range(2)]
+        assert {(message["name"], message["room"]) for message in refused} == {
+            ("forbidden", "staff"),
+            ("bad_request", "a b"),
+        }
 
 
 async def test_a_live_session_is_taken_over(driver: Driver) -> None:
@@ -258,6 +272,11 @@ async def test_direct_messages(driver: Driver) -> None:
         for device in (ben, laptop):
             heard = await device.hear()
             assert (heard["type"], heard["user"], heard["content"]) == ("dm", "ann", "psst")
+        phone = await connect(world, "ann")
+        await ann.say("dm", to="ben", content="and psst")
+        for device in (ann, phone):
+            [*_, copy] = await device.hear_until("dm", content="and psst")
+            assert (copy["room"], copy["offset"], copy["to"]) == ("@ann", 2, "ben")
 
 
 async def test_presence_has_devices_and_metadata(driver: Driver) -> None:
@@ -347,6 +366,22 @@ async def test_a_client_that_does_not_read_is_put_out(driver: Driver) -> None:
             number += 1
             await ann.ask("chat", id=number, room="lobby", content="x" * 20_000)
         assert world.runtime.statistics().evictions == {"slow_consumer": 1}
+
+
+async def test_a_client_that_does_not_read_may_skip(driver: Driver) -> None:
+    clock = ManualClock()
+    runtime = Runtime(limits=Limits(v1_lag_messages=50, message_burst=10_000), slow="skip", clock=clock)
+    async with serving(driver, runtime=runtime, clock=clock) as world:
+        ann, ben = await join(world, "ann"), await join(world, "ben")
+        for number in range(1, 401):
+            reply = await ann.ask("chat", id=number, room="lobby", content="x" * 20_000)
+        *heard, gap = await ben.hear_until("gap")
+        before = [message["offset"] for message in heard if message["type"] == "chat"]
+        assert before == list(range(1, gap["from"]))
+        assert (gap["reason"], runtime.statistics().evictions) == ("slow", {})
+        *_, roster = await ben.hear_until("presence")
+        assert [user["user"] for user in roster["users"]] == ["ann", "ben"]
+        await ben.hear_until("chat", offset=reply["offset"])
 
 
 async def test_compressed(driver: Driver) -> None:

@@ -141,6 +141,30 @@ def test_killed_five_times_nothing_that_was_acknowledged_is_lost(tmp_path: Path)
     assert len(set(kept.values())) == len(kept), "nothing was said twice"
 
 
+def test_a_resume_gets_from_the_file_what_is_not_in_memory_any_more(tmp_path: Path) -> None:
+    """G3: as long as it is kept, wherever it is."""
+    path = tmp_path / "history.db"
+    v1: Any = {"subprotocols": ["roomhub.v1.json"]}
+    options = ("--set", "log_messages=10", "--set", "history_page=20", "--set", "message_burst=1000")
+    with serving(path, *options) as (_, url), connect(f"{url}/ws/lobby?username=ann", **v1) as ann:
+        ann.send('{"type":"hello","id":"h"}')
+        for number in range(300):
+            ann.send(json.dumps({"type": "chat", "id": number, "room": "lobby", "content": f"m{number}"}))
+            while (reply := json.loads(ann.recv(PATIENCE_S))).get("id") != number:
+                pass
+        for epoch, first in ((reply["epoch"], 5), ("", 0)):
+            with connect(f"{url}/ws?username=ben", **v1) as ben:
+                rooms = {"lobby": {"epoch": epoch, "offset": first}}
+                ben.send(json.dumps({"type": "hello", "id": "h", "resume": {"session": "", "rooms": rooms}}))
+                assert json.loads(ben.recv(PATIENCE_S))["rooms"]["lobby"]["recovered"] == "full"
+                heard: list[int] = []
+                while not heard or heard[-1] != 300:
+                    message = json.loads(ben.recv(PATIENCE_S))
+                    assert message["type"] in ("chat", "user_joined"), message
+                    heard += [message["offset"]] if message["type"] == "chat" else []
+                assert heard == list(range(first + 1, 301))
+
+
 def history(wire: ClientConnection) -> Iterator[tuple[tuple[str, int], str]]:
     """All that a room's history has, page by page."""
 

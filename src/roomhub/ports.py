@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Hashable
+from math import inf
 from typing import Protocol
 
 import anyio
@@ -90,9 +91,20 @@ class HistoryStore(Protocol):
         ...
 
     def load(
-        self, room: str, ref: Hashable, *, after: int | None = None, before: int | None = None, limit: int
+        self,
+        room: str,
+        ref: Hashable,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int,
+        most_bytes: float = inf,
     ) -> bool:
-        """Read the oldest messages above ``after``, or the newest below ``before``; ``Loaded`` has the ref."""
+        """Read the oldest messages above ``after``, otherwise the newest, and only below ``before``.
+
+        At most ``limit`` of them and so many bytes, but at least one if there is one. ``Loaded`` has the ref, and sees
+        all that was appended before. False if it is not taken.
+        """
         ...
 
     def close(self) -> None:

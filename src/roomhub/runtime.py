@@ -269,7 +269,10 @@ class Runtime:
 
     def pull(self, client: Client) -> Chunk:
         """A client's next frames, falsy when it has all: ``Hub.pull``."""
-        return self.hub.pull(client)
+        chunk = self.hub.pull(client)
+        if not chunk and not self.hub.is_settled:
+            self._flush_wanted.set()  # what it is to get next has to be asked of the store
+        return chunk
 
     def watch(self, deadlines: Deadlines[Any, Any], expire: Callable[[Any, Any], None]) -> Callable[[], None]:
         """Let this runtime's clock serve a transport's deadlines too: ``expire(kind, key)`` for each that ends.
@@ -497,7 +500,12 @@ class Runtime:
             case Load():
                 assert self._history is not None
                 taken = self._history.load(
-                    effect.room, effect.ref, after=effect.after, before=effect.before, limit=effect.limit
+                    effect.room,
+                    effect.ref,
+                    after=effect.after,
+                    before=effect.before,
+                    limit=effect.limit,
+                    most_bytes=effect.most_bytes,
                 )
                 if not taken:
                     self._queue.append(Loaded(effect.ref, None, "the store is asked for too much"))

@@ -228,7 +228,7 @@ class Playbook:
 
     def serve(self) -> None:
         """All that the hub has for anybody, as a runtime would at the end of a tick."""
-        while not self.hub._delivery.is_settled:
+        while self.hub._delivery.dirty or self.hub._delivery.named:
             while (share := self.hub.share(64)) is not None:
                 for client in share.clients:
                     self.take(client, share.chunk)

@@ -924,7 +924,7 @@ def state(hub: Hub[str]) -> object:
         list(hub._delivery.named),
         list(hub._effects),
         hub._state.incarnations,
-        hub._speech.wall_offset_ms,
+        hub._state.wall_offset_ms,
         hub.next_deadline(),
     )
 

@@ -56,6 +56,7 @@ DEFAULTS = {
     "typing_interval_s": 3,
     "typing_timeout_s": 6,
     "history_page": 100,
+    "history_timeout_s": 5,
     "session_ttl_s": 300,
     "sessions": 100_000,
     "key_ttl_s": 300,

@@ -7,10 +7,20 @@ import pytest
 
 from roomhub.core import errors
 from roomhub.core.commands import CloseRoom, Drain, Publish
-from roomhub.core.effects import Load, Store
-from roomhub.core.events import Authorized, Connected, Denied, Disconnected, Loaded, Stored, StoreFailed
+from roomhub.core.effects import Close, Load, Store
+from roomhub.core.events import (
+    Authorized,
+    Blocked,
+    Connected,
+    Denied,
+    Disconnected,
+    Loaded,
+    Stored,
+    StoreFailed,
+    Writable,
+)
 from roomhub.core.limits import Limits
-from roomhub.core.storage import Page, Snapshot, StoredKey, StoredMessage, StoredRoom
+from roomhub.core.storage import Page, Snapshot, StoredGap, StoredKey, StoredMessage, StoredRoom
 from tests.core.playbook import TEXT, After, Hears, Nothing, Playbook, Sees, says
 from tests.core.test_dialogue import chat, connected, dm, enter, error, gap, joined, ok
 
@@ -25,6 +35,11 @@ class Shelf:
         self.kept: dict[str, list[StoredMessage]] = {}
         self.refs: list[Hashable] = []
         self.loads: list[Load] = []
+        self.gaps: list[StoredGap] = []
+
+    def lose(self, first: int, last: int, reason: str = "lost", room: str = "r") -> None:
+        self.kept[room] = [message for message in self.kept[room] if not first <= message.offset <= last]
+        self.gaps.append(StoredGap(first, last, reason))
 
     def take(self) -> "Shelf":
         """Take all orders for the store out of what the hub has ordered."""
@@ -58,11 +73,23 @@ class Shelf:
 
     def page(self, load: Load) -> Page:
         kept = self.kept.get(load.room, [])
-        if load.after is not None:
-            found = [message for message in kept if message.offset > load.after]
-            return Page(found[: load.limit], (), 1, len(found) > load.limit)
-        found = [message for message in kept if load.before is None or message.offset < load.before]
-        return Page(found[-load.limit :], (), 1, len(found) > load.limit)
+        after, before = load.after or 0, load.before or 1_000_000
+        found = [message for message in kept if after < message.offset < before]
+        if load.after is None:
+            found = found[::-1]
+        left, count = load.most_bytes, 0
+        while count < min(load.limit, len(found)):
+            left -= len(found[count].content) + 64
+            if left < 0 and count:
+                break
+            count += 1
+        more = len(found) > count
+        found = found[:count]
+        if load.after is None:
+            return Page(found[::-1], (), 1, more)
+        end = found[-1].offset if more else before - 1
+        missing = sum(gap.last - gap.first + 1 for gap in cut(self.gaps, after + 1, before - 1))
+        return Page(found, cut(self.gaps, after + 1, end), 1, more, missing)
 
     def snapshot(self) -> Snapshot:
         """As it would be after a restart that lost nothing."""
@@ -77,6 +104,12 @@ class Shelf:
             if message.key is not None
         ]
         return Snapshot(rooms, keys)
+
+
+def cut(gaps: list[StoredGap], first: int, last: int) -> list[StoredGap]:
+    """What of the gaps is between these offsets."""
+    found = [StoredGap(max(gap.first, first), min(gap.last, last), gap.reason) for gap in gaps]
+    return [gap for gap in found if gap.first <= gap.last]
 
 
 def stored(snapshot: Snapshot = EMPTY, *, reserve: float = 100, confirms: float = True, **limits: float) -> Playbook:
@@ -132,7 +165,8 @@ def test_every_message_is_given_to_the_store_and_the_ok_follows_the_commit() -> 
 
 def test_orders_for_a_store_say_what_they_are() -> None:
     assert repr(Store(said(1), None)).startswith("Store(StoredMessage(room='r'")
-    assert repr(Load("r", None, after=None, before=5, limit=9)) == "Load('r', after=None, before=5, limit=9)"
+    load = Load("r", None, after=None, before=5, limit=9, most_bytes=9)
+    assert repr(load) == "Load('r', after=None, before=5, limit=9)"
 
 
 def test_an_ok_may_be_set_not_to_wait() -> None:
@@ -226,6 +260,8 @@ def test_a_store_that_cannot_load_leaves_what_is_in_memory() -> None:
     play >> says("ann", "join", id="j", room="r", since={"epoch": "old.7", "offset": 1})
     shelf.take()
     play >> Loaded(shelf.loads[0].ref, None, "broken")
+    shelf.take()  # what it was since
+    play >> Loaded(shelf.loads[1].ref, None, "broken")
     play << Hears("ann", "welcome", ok("j", recovered="partial"), gap(2, 3, "expired", epoch="old.7"), joined("Ann", 2))
 
 
@@ -320,7 +356,7 @@ def test_pages_that_are_not_in_memory_come_from_the_store() -> None:
     assert pages == [([9, 8, 7], True), ([8, 7, 6], True), ([1], False), ([8, 9], False), ([3, 4], True)]
     play >> says("ann", "history", id=2, room="r", before=5)
     shelf.take()
-    play >> Loaded(shelf.loads.pop().ref, None, "broken") << Hears("ann", ok(2, messages=[], more=False))
+    play >> Loaded(shelf.loads.pop().ref, None, "broken") << Hears("ann", error("internal", 2, room="r"))
     play >> says("ann", "history", id=3, room="r", before=5)
     shelf.take()
     play >> Disconnected("ann")
@@ -443,3 +479,250 @@ def test_what_was_lost_in_the_middle_is_a_gap() -> None:
         (6, None, None),
         (None, "lost", 8),
     ]
+
+
+# -- what is older than the log ----------------------------------------------------------------------------------------
+
+
+def back_since(offset: int, count: int, **limits: float) -> tuple[Playbook, Shelf]:
+    """Ann comes back to a room of so many messages, of which two are in memory; all her loads but the last answered."""
+    play, shelf = after_restart(count, "r", **{"log_messages": 2, "history_page": 3, **limits})
+    hello(play, "Ann", resume={"session": "?", "rooms": {"r": {"epoch": "old.7", "offset": offset}}})
+    shelf.load()
+    return play, shelf
+
+
+def served(play: Playbook, shelf: Shelf, client: str = "ann") -> list[dict[str, Any]]:
+    """All that a client hears, with the store answering whenever it is asked."""
+    heard = play.hear(client)
+    while not play.hub.is_settled:
+        play >> After()
+        shelf.load()
+        heard += play.hear(client)
+    return heard
+
+
+def offsets(heard: list[dict[str, Any]]) -> list[Any]:
+    """Of messages the offset, of gaps what is missing and why."""
+    return [
+        message["offset"] if message["type"] == "chat" else (message["from"], message["to"], message["reason"])
+        for message in heard
+        if message["type"] in ("chat", "gap")
+    ]
+
+
+def test_what_the_log_has_let_go_of_comes_from_the_store() -> None:
+    """G3: it is still kept, so the resume is full."""
+    play, shelf = back_since(1, 12)
+    shelf.load()
+    heard = served(play, shelf)
+    assert heard[0]["rooms"]["r"]["recovered"] == "full"
+    assert offsets(heard) == list(range(2, 13))
+
+
+def test_a_page_is_brought_when_the_client_has_taken_the_one_before() -> None:
+    play, shelf = back_since(0, 12, chunk_bytes=1)
+    shelf.load()
+    assert not shelf.loads
+    play >> After()
+    assert [load.after for load in shelf.take().loads] == []
+    assert offsets(play.hear("ann")) == []  # the welcome, and then it has to be asked for
+    play >> After()
+    assert [(load.after, load.before, load.limit) for load in shelf.take().loads] == [(0, 11, 3)]
+    shelf.load()
+    assert offsets(play.hear("ann")) == [1], "one byte holds one message"
+    assert not play.hub.is_settled
+
+
+def test_what_the_store_lacks_too_is_told_with_its_reason() -> None:
+    play, shelf = after_restart(14, log_messages=2, history_page=2)
+    shelf.lose(1, 4, "expired")
+    shelf.lose(5, 6)
+    shelf.lose(9, 9)
+    shelf.lose(11, 12)
+    hello(play, "Ann")
+    play >> says("ann", "join", id="j", room="r", since={"epoch": "", "offset": 0})
+    shelf.load()
+    shelf.load()
+    heard = served(play, shelf)
+    assert heard[1]["recovered"] == "partial"
+    assert offsets(heard) == [(1, 4, "expired"), (5, 6, "lost"), 7, 8, (9, 9, "lost"), 10, (11, 12, "lost"), 13, 14]
+
+
+def test_nothing_is_left_of_what_it_missed() -> None:
+    play, shelf = after_restart(6, log_messages=2)
+    shelf.lose(1, 4, "expired")
+    hello(play, "Ann")
+    play >> says("ann", "join", id="j", room="r", since={"epoch": "old.7", "offset": 1})
+    shelf.load()
+    shelf.load()
+    heard = served(play, shelf)
+    assert (heard[1]["recovered"], offsets(heard)) == ("partial", [(2, 4, "expired"), 5, 6])
+
+
+def test_the_store_has_another_epoch() -> None:
+    """The room began anew, since the store was behind, and what is in memory is not stored yet."""
+    play = stored(Snapshot([StoredRoom("r", "old.7", 3, 3, 5)], ()), log_messages=1)
+    shelf = Shelf(play)
+    shelf.kept["r"] = [said(offset) for offset in (1, 2, 3)]
+    hello(play, "Ann")
+    play >> Connected("pat", TEXT, "Pat", ["r"])
+    for content in ("one", "two"):
+        play >> Publish("r", content)
+        play.orders.clear()
+    play >> says("ann", "join", id="j", room="r", since={"epoch": "e.1", "offset": 0})
+    shelf.load()
+    shelf.load()
+    assert offsets(served(play, shelf)) == [(1, 1, "expired"), 2]
+
+
+def test_a_mailbox_has_more_in_the_store_than_in_memory() -> None:
+    play, shelf = after_restart(9, "@Ann", log_messages=2, history_page=3)
+    hello(play, "Ann", resume={"session": "?", "rooms": {"@Ann": {"epoch": "old.7", "offset": 1}}})
+    shelf.load()
+    shelf.load()
+    [welcome, *heard] = served(play, shelf)
+    assert welcome["rooms"]["@Ann"]["recovered"] == "full"
+    assert [message["offset"] for message in heard] == list(range(2, 10))
+
+
+def test_what_is_new_comes_behind_what_is_old() -> None:
+    play, shelf = back_since(1, 6)
+    shelf.load()
+    play >> Publish("r", "m7")
+    shelf.take()
+    assert offsets(served(play, shelf)) == [2, 3, 4, 5, 6, 7]
+
+
+def test_a_store_that_cannot_bring_a_page_costs_that_page_alone() -> None:
+    play, shelf = back_since(0, 12)
+    shelf.load()
+    heard = play.hear("ann")
+    play >> After()
+    shelf.take()
+    play >> Loaded(shelf.loads.pop().ref, None, "broken")
+    assert offsets(heard + served(play, shelf)) == [(1, 10, "lost"), 11, 12]
+
+
+def test_a_store_that_does_not_answer_holds_nobody_up_for_long() -> None:
+    """Row: slow, full or broken, it never stops live chat."""
+    play, shelf = back_since(0, 12, history_timeout_s=4)
+    shelf.load()
+    heard = play.hear("ann")
+    play >> After()
+    shelf.take()
+    play >> After(3)
+    assert play.hear("ann") == []
+    play >> After(1)
+    heard += play.hear("ann")
+    assert offsets(heard) == [(1, 10, "lost"), 11, 12]
+    shelf.load() << Nothing()  # it answers after all
+
+
+def test_a_store_that_does_not_answer_joins_and_asks_for_pages() -> None:
+    play, shelf = after_restart(9, log_messages=3, history_timeout_s=4)
+    hello(play, "Ann")
+    play.forget()
+    play >> says("ann", "join", id="j", room="r", since={"epoch": "old.7", "offset": 1})
+    shelf.take()
+    play >> After(4)
+    shelf.take()
+    play >> After(4) << Hears("ann", ok("j", recovered="partial"), gap(2, 9, "expired", epoch="old.7"), "user_joined")
+    play >> says("ann", "history", id=1, room="r", before=5)
+    shelf.take()
+    play >> After(4) << Hears("ann", error("internal", 1))
+    shelf.load() << Nothing()
+    assert not play.hub._rooms["r"].log, "too late, and it would not fit"
+
+
+def test_what_is_new_is_not_lost_for_the_sake_of_what_is_old() -> None:
+    """The store is slow while the room goes on: the bound on how far one may be behind holds, without an eviction."""
+    play, shelf = back_since(0, 12, v1_lag_messages=3)
+    shelf.load()
+    heard = play.hear("ann")
+    play >> After()
+    shelf.take()
+    for number in range(13, 17):
+        play >> Publish("r", f"m{number}")
+        shelf.take()
+        play >> After()
+    heard += served(play, shelf)
+    assert offsets(heard) == [(1, 12, "slow"), 13, 14, 15, 16]
+    assert play.hub.state_of("ann").name == "OPEN"
+
+
+def test_who_is_closed_while_the_store_is_asked_resumes_from_there() -> None:
+    """Neither what is old nor what is new is passed over: it ends before both."""
+    play, shelf = back_since(0, 12)
+    shelf.load()
+    [welcome] = play.hear("ann")
+    play >> After()
+    shelf.take()
+    play >> Publish("r", "m13")
+    shelf.take()
+    play >> Drain() << Close
+    heard = play.hear("ann")
+    assert [message["type"] for message in heard] == ["bye"]
+    assert welcome["type"] == "welcome"
+
+
+def test_who_vanishes_while_the_store_is_asked_is_forgotten() -> None:
+    play, shelf = back_since(0, 12)
+    shelf.load()
+    play.hear("ann")
+    play >> After()
+    shelf.take()
+    play >> Disconnected("ann")
+    shelf.load() << Nothing()
+    for _ in range(3):
+        play >> After(1_000)
+    assert not play.hub._rooms
+    assert not len(play.hub._deadlines)
+
+
+def test_a_client_that_blocks_while_the_store_is_asked() -> None:
+    play, shelf = back_since(0, 8)
+    shelf.load()
+    heard = play.hear("ann")
+    play >> After()
+    shelf.take()
+    play >> Blocked("ann")
+    shelf.load()
+    assert play.hear("ann") == []
+    play >> Writable("ann")
+    assert offsets(heard + served(play, shelf)) == list(range(1, 9))
+
+
+def test_a_replay_goes_on_from_the_store_where_the_log_has_moved_on() -> None:
+    """A client that reads slowly loses nothing that is stored."""
+    play, shelf = back_since(4, 6, chunk_bytes=1)
+    heard = play.hear("ann")
+    play >> Blocked("ann")
+    for number in range(7, 12):
+        play >> Publish("r", f"m{number}")
+        shelf.take()
+    play >> Writable("ann")
+    assert offsets(heard + served(play, shelf)) == list(range(5, 12))
+
+
+def test_a_page_of_history_holds_what_a_chunk_does() -> None:
+    play = stored(chunk_bytes=200)
+    enter(play, "Ann")
+    for number in range(1, 6):
+        play >> Publish("r", f"{number}" * 30)
+        play.orders.clear()
+    play.forget()
+    since = {"epoch": "e.1", "offset": 0}
+    play >> says("ann", "history", id=1, room="r", before=9) >> says("ann", "history", id=2, room="r", since=since)
+    newest, oldest = play.hear("ann")
+    assert [message["offset"] for message in newest["messages"]] == [5, 4]
+    assert [message["offset"] for message in oldest["messages"]] == [1, 2]
+    assert newest["more"]
+    assert oldest["more"]
+    play >> says("ann", "join", id=3, room="s") >> Publish("r", "x" * 900)
+    play.orders.clear()
+    enter(play, "Ben", "r", "ben")
+    play.hear("ben")
+    play >> says("ben", "leave", id=4, room="r") >> says("ben", "join", id=5, room="r", history=9)
+    [_, reply, *_] = play.hear("ben")
+    assert [message["offset"] for message in reply["messages"]] == [6], "one in any case"

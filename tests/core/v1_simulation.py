@@ -499,6 +499,10 @@ class Simulation:
             fields["since"] = since._asdict()
             found = [offset for offset in kept if offset > since.offset]
             asked.is_unrecoverable = since.epoch != epoch and since != ("", 0)
+        here = self.room_of(room)
+        sizes = {record[3]: record[5] for record in here.log} if here else {}
+        while count > 1 and sum(sizes[offset] for offset in found[:count]) > self.limits.chunk_bytes:
+            count -= 1
         asked.page = found[:count], len(found) > count
         self.ask(device, asked, room=room, **fields)
 

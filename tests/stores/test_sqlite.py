@@ -639,9 +639,7 @@ def test_a_history_is_opened_once(book: Callable[..., Book], path: Path) -> None
 
 def test_what_asks_for_nonsense(book: Callable[..., Book]) -> None:
     it = book()
-    with pytest.raises(ValueError, match="not both"):
-        it.history.load("r", 1, after=1, before=2, limit=1)
-    with pytest.raises(ValueError, match="at least one message"):
+    with pytest.raises(ValueError, match="limit must be at least 1"):
         it.history.load("r", 1, limit=0)
     with pytest.raises(ValueError, match="nobody"):
         it.history.erase_user("")

@@ -29,22 +29,24 @@ class Delivery(Generic[C]):
         dirty: rooms with a pass to begin or to go on with.
         pressing: those whose healthy members have more to get than one may lag by.
         named: clients that ``ready`` is about to name.
+        asking: replays that go on once the store has brought their next page, for which it has yet to be asked.
         frames, bytes: how much was handed out, counted once a recipient.
     """
 
-    __slots__ = ("_limits", "bytes", "dirty", "frames", "named", "pressing")
+    __slots__ = ("_limits", "asking", "bytes", "dirty", "frames", "named", "pressing")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self.dirty: OrderedDict[Room[C], None] = OrderedDict()
         self.pressing: dict[Room[C], None] = {}
         self.named: dict[C, None] = {}
+        self.asking: dict[Replay[C], Session[C]] = {}
         self.frames: int = 0
         self.bytes: int = 0
 
     @property
     def is_settled(self) -> bool:
-        return not self.dirty and not self.named
+        return not self.dirty and not self.named and not self.asking
 
     # -- what the hub says --------------------------------------------------------------------------------------------
 
@@ -91,6 +93,20 @@ class Delivery(Generic[C]):
         session.direct_bytes += size
         self._name(session)
 
+    def go_on(self, session: Session[C]) -> None:
+        """What the session's replay has waited for is there."""
+        session.waiting = False
+        self._name(session)
+
+    def cut(self, session: Session[C]) -> None:
+        """Let go of all that would have to wait for the store first. Its connection ends; so nothing is passed over."""
+        direct = session.direct or []
+        for index, item in enumerate(direct):
+            if isinstance(item, Replay) and item.needs_store:
+                session.direct = direct[:index]
+                session.direct_bytes = sum(wire_bytes(kept) for kept in direct[:index] if not isinstance(kept, Replay))
+                return
+
     def _name(self, session: Session[C]) -> None:
         if not session.blocked and not session.waiting:
             session.waiting = True
@@ -133,6 +149,9 @@ class Delivery(Generic[C]):
             frames_count = member.cursor - start
         else:
             frames = self._gather(session)
+            if not frames and session.direct is not None:
+                session.waiting = True  # until the store has brought what comes next
+                return session.lane.nothing
             if not frames:
                 return self._caught_up(session)
             chunk = session.lane.join(frames)
@@ -159,6 +178,9 @@ class Delivery(Generic[C]):
                     replayed = item.read(budget, at_least_one=not frames)
                     budget -= sum(map(wire_bytes, replayed))
                     frames += replayed
+                    if item.needs_page and not item.is_asking:
+                        item.is_asking = True
+                        self.asking[item] = session
                     if not item.is_done:
                         break
                     taken += 1

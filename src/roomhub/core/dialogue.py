@@ -7,13 +7,13 @@ Messages of the rooms come as they come; only a join's reply has its place among
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import islice
-from typing import Any, Generic
+from typing import Any, Final, Generic
 
 from typing_extensions import TypeVar
 
 from roomhub.core import errors
 from roomhub.core.codec import wire_bytes
-from roomhub.core.effects import Authorize, Load
+from roomhub.core.effects import Authorize
 from roomhub.core.errors import CloseReason
 from roomhub.core.limits import Limits
 from roomhub.core.membership import Membership
@@ -21,7 +21,7 @@ from roomhub.core.message import Position, Record
 from roomhub.core.names import username_fault
 from roomhub.core.protocol import VERSION
 from roomhub.core.rates import Rate
-from roomhub.core.replay import Recovery, Replay, gap_frame, records_from, recover
+from roomhub.core.replay import Recovery, Replay, first_logged, gap_frame, is_older, records_from, recover
 from roomhub.core.requests import (
     Chat,
     DirectMessage,
@@ -44,27 +44,18 @@ from roomhub.core.speech import Answer, Speech
 from roomhub.core.state import HubState
 from roomhub.core.storage import Page
 
-__all__ = ["Dialogue", "PageWanted"]
+__all__ = ["Dialogue"]
 
 C = TypeVar("C", bound=Hashable)
+
+MOST_LOADED: Final = 10_000
+"""So many messages are asked of a store at once at most, whatever a limit says."""
 
 _JOIN_ERRORS: Mapping[CloseReason, tuple[str, str]] = {
     errors.RATE_LIMITED: ("rate_limited", "too many joins, or too many rooms: leave one, or wait"),
     errors.OVER_CAPACITY: ("over_capacity", "there are as many rooms as there may be"),
     errors.FORBIDDEN: ("forbidden", "this room is not for you"),
 }
-
-
-class PageWanted(Generic[C]):
-    """A page of history that the store has been asked for, and who wants it."""
-
-    __slots__ = ("limit", "request", "room", "session")
-
-    def __init__(self, session: Session[C], room: Room[C], request: History, limit: int) -> None:
-        self.session: Session[C] = session
-        self.room: Room[C] = room
-        self.request: History = request
-        self.limit: int = limit
 
 
 class Dialogue(Generic[C]):
@@ -177,7 +168,13 @@ class Dialogue(Generic[C]):
             else:
                 self._allow(session, name, since, now)
         if mailbox is not None:
-            self._load(session, Join(mailbox.name), mailbox, lambda now: self._welcome_in_time(session, now), now)
+            own = Join(mailbox.name, since=wanted.get(mailbox.name))
+
+            def loaded(missing: int | None, now: float) -> None:
+                talk.mailbox_missing = missing
+                self._welcome_in_time(session, now)
+
+            self._load(session, own, mailbox, loaded, now)
         talk.knows_all = True
         self._welcome_in_time(session, now)
 
@@ -187,27 +184,47 @@ class Dialogue(Generic[C]):
         assert talk is not None
         allowed = talk.allowed
 
-        def loaded(now: float) -> None:
-            allowed[name] = since
+        def loaded(missing: int | None, now: float) -> None:
+            allowed[name] = since, missing
             self._welcome_in_time(session, now)
 
         room = self._membership.known_room(name)
         if room is None:
-            allowed[name] = since
+            allowed[name] = since, None
         else:
             self._load(session, Join(name, since=since), room, loaded, now)
 
     def _load(
-        self, session: Session[C], request: Join, room: Room[C], then: Callable[[float], None], now: float
+        self, session: Session[C], request: Join, room: Room[C], then: Callable[[int | None, float], None], now: float
     ) -> None:
-        """Do it once the room's log is there; until then the session waits for its answer."""
-        talk = session.talk
+        """Do it once the room's log is there; until then the session waits for its answer.
+
+        If what was said ``since`` begins before that log, ``then`` is told how much of that the store lacks.
+        """
+        talk, since = session.talk, request.since
         assert talk is not None
         talk.asked[request.room] = request
 
-        def loaded(now: float) -> None:
+        def finish(missing: int | None, now: float) -> None:
             talk.asked.pop(request.room, None)
-            then(now)
+            then(missing, now)
+
+        def measured(page: Page | None, now: float) -> None:
+            if not session.is_live:
+                return
+            if page is None or (page.messages and not self._state.records_of(room, page, now)):
+                finish(None, now)
+            else:
+                # Without a message it may know of no gap either.
+                finish(page.missing if page.messages else 1, now)
+
+        def loaded(now: float) -> None:
+            if since is None or self._state.store is None or not is_older(room, since):
+                finish(None, now)
+            else:
+                before = first_logged(room)
+                fetch = self._state.fetch
+                fetch(room.name, measured, now, after=since.offset, before=before, limit=1, most_bytes=1)
 
         self._membership.when_loaded(room, session, loaded, now)
 
@@ -238,14 +255,14 @@ class Dialogue(Generic[C]):
         state.secrets[talk.secret] = session
         rooms: dict[str, Any] = {}
         missed: list[tuple[Room[C], Recovery]] = []
-        for name, since in talk.allowed.items():
+        for name, (since, missing) in talk.allowed.items():
             reason = self._membership.join(session, name, now, is_told=False)
             if reason is not None:
                 talk.refused[name] = _JOIN_ERRORS[reason]
                 continue
             room = session.members[-1].room
             assert room.talk is not None
-            missed.append((room, recover(room, since)))
+            missed.append((room, recover(room, since, missing)))
             rooms[name] = {**_position(room, missed[-1][1]), "rev": room.talk.roster.rev}
         mailbox, own = state.mailboxes.get(user), f"@{user}"
         if mailbox is None:
@@ -253,7 +270,7 @@ class Dialogue(Generic[C]):
         else:
             self._deadlines.cancel("linger", mailbox)
             since = hello.resume.rooms.get(own) if hello.resume is not None else None
-            missed.append((mailbox, recover(mailbox, since)))
+            missed.append((mailbox, recover(mailbox, since, talk.mailbox_missing)))
             rooms[own] = _position(mailbox, missed[-1][1])
         talk.allowed.clear()
         fields: dict[str, Any] = {"id": hello.id, "v": VERSION, "session": talk.secret, "user": user, "username": user}
@@ -303,22 +320,22 @@ class Dialogue(Generic[C]):
     def _enter_loaded(self, session: Session[C], request: Join, now: float) -> None:
         room = self._membership.known_room(request.room)
         if room is None:
-            self._enter(session, request, now)
+            self._enter(session, request, None, now)
         else:
-            self._load(session, request, room, lambda now: self._enter(session, request, now), now)
+            self._load(session, request, room, lambda missing, now: self._enter(session, request, missing, now), now)
 
-    def _enter(self, session: Session[C], request: Join, now: float) -> None:
+    def _enter(self, session: Session[C], request: Join, missing: int | None, now: float) -> None:
         def entered(member: Member[C]) -> None:
             room, talk = member.room, member.room.talk
             assert talk is not None
-            recovery = recover(room, request.since)
+            recovery = recover(room, request.since, missing)
             fields: dict[str, Any] = {"id": request.id, "room": room.name, **_position(room, recovery)}
             fields["rev"] = talk.roster.rev
             if request.presence:
                 fields["users"] = self._roster(session, room)
             if request.history:
                 count = int(min(request.history, self._limits.history_page))
-                fields["messages"] = _told(room, list(room.log)[-count:])
+                fields["messages"] = _told(room, self._fitting(list(room.log)[: -count - 1 : -1])[::-1])
             self._state.give(session, "ok", fields)
             self._replay(session, room, recovery)
             if request.meta is not None:
@@ -335,7 +352,38 @@ class Dialogue(Generic[C]):
             frame = gap_frame(session.lane, room, *recovery.gap)
             self._state.delivery.give(session, [frame], wire_bytes(frame))
         if recovery.first:
-            self._state.delivery.give(session, [Replay(room, session.lane, recovery.first, room.offset)], 0)
+            has_store = self._state.store is not None
+            replay = Replay(room, session.lane, recovery.first, room.offset, has_store=has_store)
+            self._state.delivery.give(session, [replay], 0)
+
+    def bring_pages(self, now: float) -> None:
+        """Ask the store for what replays need next."""
+        asking = self._state.delivery.asking
+        while asking:
+            replay, session = asking.popitem()
+            if session.is_live:
+                self._bring_page(replay, session, now)
+
+    def _bring_page(self, replay: Replay[C], session: Session[C], now: float) -> None:
+        room, (after, before) = replay.room, replay.wanted
+
+        def fetched(page: Page | None, now: float) -> None:
+            records = self._state.records_of(room, page, now)
+            end = records[-1][3] if page is not None and page.more and records else before - 1
+            replay.take(records, () if page is None else page.gaps, end)
+            if session.is_live:
+                self._state.delivery.go_on(session)
+
+        limit, most_bytes = int(min(self._limits.history_page, MOST_LOADED)), self._limits.chunk_bytes
+        fetch = self._state.fetch
+        fetch(room.name, fetched, now, after=after, before=before, limit=limit, most_bytes=most_bytes)
+
+    def give_up_pages(self, session: Session[C]) -> None:
+        """The store is too slow: what is new would be lost for the sake of what is old."""
+        for item in session.direct or ():
+            if isinstance(item, Replay):
+                item.give_up()
+        self._state.delivery.go_on(session)
 
     def _refuse_join(self, session: Session[C], reason: CloseReason, request: Join, now: float) -> None:
         name, message = _JOIN_ERRORS[reason]
@@ -420,40 +468,49 @@ class Dialogue(Generic[C]):
             self._refuse(session, "unrecoverable", message, request.id, now, field="since", room=request.room)
             return
         most = math.inf if request.limit is None else request.limit
-        limit = int(min(most, self._limits.history_page))
-        first = room.log[0][3] if room.log else room.offset + 1
+        limit = int(min(most, self._limits.history_page, MOST_LOADED))
+        first = first_logged(room)
         if since is not None:
             is_here = first <= since.offset + 1
         else:
             # One more than the page, to know whether there are more.
             is_here = first == 1 or min(request.before or 0, room.offset + 1) - first > limit
-        if is_here or self._state.store is None:
+        if is_here or self._state.store is None or not limit:
             self._tell_page(session, room, request, limit)
-        else:
-            after = None if since is None else since.offset
-            wanted = PageWanted(session, room, request, limit)
-            self._state.effects.append(Load(room.name, wanted, after=after, before=request.before, limit=limit))
-
-    def page_loaded(self, wanted: "PageWanted[C]", page: Page | None, now: float) -> None:
-        """The store has a page that a client asked for, or None if it could not be read."""
-        session, room, request = wanted.session, wanted.room, wanted.request
-        if session.state is not State.OPEN:
             return
-        if page is None:
-            self._tell_page(session, room, request, wanted.limit)
-        else:
-            records = [self._speech.record_of(message, now) for message in page.messages if message.epoch == room.epoch]
-            self._give_page(session, room, request, records if request.since is not None else records[::-1], page.more)
-        self._membership.judge_direct(session, now)
+
+        def fetched(page: Page | None, now: float) -> None:
+            if session.state is not State.OPEN:
+                return
+            if page is None:
+                fail = self._membership.fail
+                fail(session, "internal", "the history could not be read", request.id, room=request.room)
+            else:
+                records = self._state.records_of(room, page, now)
+                self._give_page(session, room, request, records if since is not None else records[::-1], page.more)
+            self._membership.judge_direct(session, now)
+
+        after = None if since is None else since.offset
+        fetch, most_bytes = self._state.fetch, self._limits.chunk_bytes
+        fetch(room.name, fetched, now, after=after, before=request.before, limit=limit, most_bytes=most_bytes)
 
     def _tell_page(self, session: Session[C], room: Room[C], request: History, limit: int) -> None:
         """A page of what is in memory."""
         if request.since is None:
-            earlier = [record for record in room.log if record[3] < (request.before or 0)]
-            self._give_page(session, room, request, earlier[::-1][:limit], len(earlier) > limit)
+            found = [record for record in room.log if record[3] < (request.before or 0)][::-1]
         else:
             found = list(islice(records_from(room, request.since.offset + 1), limit + 1))
-            self._give_page(session, room, request, found[:limit], len(found) > limit)
+        page = self._fitting(found[:limit])
+        self._give_page(session, room, request, page, len(found) > len(page))
+
+    def _fitting(self, records: Sequence[Record]) -> Sequence[Record]:
+        """So many of them as go into one chunk, but at least one."""
+        left = self._limits.chunk_bytes
+        for index, record in enumerate(records):
+            left -= record[5]
+            if left < 0 and index:
+                return records[:index]
+        return records
 
     def _give_page(
         self, session: Session[C], room: Room[C], request: History, records: Sequence[Record], more: bool

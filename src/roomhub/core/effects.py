@@ -105,19 +105,22 @@ class Store:
 
 
 class Load:
-    """Bring a page of a room's history: the oldest messages above ``after`` or the newest below ``before``.
+    """Bring a page of a room's history: the oldest messages above ``after``, otherwise the newest, below ``before``.
 
-    Answer with ``Loaded``. Only after ``Hub.restore``.
+    At most ``limit`` messages of ``most_bytes``, but at least one. Answer with ``Loaded``. Only after ``Hub.restore``.
     """
 
-    __slots__ = ("after", "before", "limit", "ref", "room")
+    __slots__ = ("after", "before", "limit", "most_bytes", "ref", "room")
 
-    def __init__(self, room: str, ref: Hashable, *, after: int | None, before: int | None, limit: int) -> None:
+    def __init__(
+        self, room: str, ref: Hashable, *, after: int | None, before: int | None, limit: int, most_bytes: float
+    ) -> None:
         self.room: str = room
         self.ref: Hashable = ref
         self.after: int | None = after
         self.before: int | None = before
         self.limit: int = limit
+        self.most_bytes: float = most_bytes
 
     def __repr__(self) -> str:
         return f"Load({self.room!r}, after={self.after}, before={self.before}, limit={self.limit})"

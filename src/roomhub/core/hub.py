@@ -19,7 +19,7 @@ from roomhub.core import errors, presence
 from roomhub.core.admission import Admission
 from roomhub.core.codec import Chunk, wire_bytes
 from roomhub.core.commands import CloseRoom, Command, Dismiss, Drain, Enter, Exit, Kick, Publish
-from roomhub.core.dialogue import Dialogue, PageWanted
+from roomhub.core.dialogue import Dialogue
 from roomhub.core.effects import Announce, Effect, Probe
 from roomhub.core.errors import CloseReason
 from roomhub.core.events import (
@@ -45,11 +45,12 @@ from roomhub.core.membership import Membership
 from roomhub.core.message import CHAT, Message
 from roomhub.core.names import username_fault
 from roomhub.core.rates import Rate
+from roomhub.core.replay import is_asking
 from roomhub.core.requests import Chat, Join, Leave
 from roomhub.core.room import Room, Share
 from roomhub.core.session import OPEN, Session, State, Talk
 from roomhub.core.speech import Speech
-from roomhub.core.state import LOG_AGE_LOOKS, HubState, StoreState
+from roomhub.core.state import LOG_AGE_LOOKS, Fetch, HubState, StoreState
 from roomhub.core.statistics import Statistics
 from roomhub.core.storage import Snapshot
 
@@ -478,17 +479,11 @@ class Hub(Generic[C]):
         self._speech.store_failed(event.refs, event.error)
 
     def _loaded(self, event: Loaded, now: float) -> None:
-        if isinstance(event.ref, PageWanted):
-            self._dialogue.page_loaded(event.ref, event.page, now)
-        elif isinstance(event.ref, Room):
-            room = event.ref
-            first = room.log[0][3] if room.log else math.inf
-            messages = () if event.page is None else event.page.messages
-            kept = [message for message in messages if message.epoch == room.epoch and message.offset < first]
-            self._membership.loaded(room, [self._speech.record_of(message, now) for message in kept], now)
+        if isinstance(event.ref, Fetch):
+            self._state.fetched(event.ref, event.page, now)
 
     def _clock_set(self, event: ClockSet, now: float) -> None:
-        self._speech.wall_offset_ms = event.unix_ms - now * 1000
+        self._state.wall_offset_ms = event.unix_ms - now * 1000
 
     def _ticked(self, event: Ticked, now: float) -> None:
         for kind, key in self._deadlines.expired(now):
@@ -523,6 +518,8 @@ class Hub(Generic[C]):
                 case "grace":
                     room, user = key
                     self._membership.grace_ended(room, user, now)
+                case "fetch":
+                    self._state.fetched(key, None, now)
                 case "loaded":
                     self._membership.free_if_empty(key, now)
                 case "linger":
@@ -538,6 +535,8 @@ class Hub(Generic[C]):
                 case _:
                     assert_never(kind)
         self._speech.tell_passing()
+        if self._delivery.asking:
+            self._dialogue.bring_pages(now)
         while self._state.grown:
             # Again for the notices of those put out.
             self._judge_lag(now)
@@ -556,7 +555,7 @@ class Hub(Generic[C]):
             member
             for room in grown
             for member in room.behind
-            if member.session.blocked
+            if (member.session.blocked or (member.session.direct is not None and is_asking(member.session.direct)))
             and (
                 room.head - member.cursor - len(member.log.passing)
                 > (limits.v1_lag_messages if member.log.lane.v1 else limits.lag_messages)
@@ -564,7 +563,10 @@ class Hub(Generic[C]):
             )
         ]
         for member in slow:
-            if self._skips and member.session.talk is not None and not member.gone:
+            session = member.session
+            if session.is_live and not session.blocked:
+                self._dialogue.give_up_pages(session)
+            elif self._skips and member.session.talk is not None and not member.gone:
                 self._dialogue.skip(member, now)
             else:
                 self._membership.evict(member.session, errors.SLOW_CONSUMER, now)

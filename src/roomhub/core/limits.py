@@ -109,6 +109,8 @@ class Limits:
     """Typing that is not renewed for so many seconds has ended."""
     history_page: float = 100
     """How many messages one reply holds at most."""
+    history_timeout_s: float = 5
+    """Seconds a store has to bring what it was asked for; then it counts as not there."""
     session_ttl_s: float = 300
     """How many seconds a v1 session can be resumed after its connection ended."""
     sessions: float = 100_000

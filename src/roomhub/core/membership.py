@@ -13,14 +13,16 @@ from typing_extensions import TypeVar
 from roomhub.core import errors, presence
 from roomhub.core.admission import Admission
 from roomhub.core.codec import wire_bytes
-from roomhub.core.effects import Authorize, Close, Load, Report
+from roomhub.core.effects import Authorize, Close, Report
 from roomhub.core.errors import CloseReason
 from roomhub.core.message import PRESENCE, Message, Record
 from roomhub.core.rates import Rate
+from roomhub.core.replay import first_logged
 from roomhub.core.requests import Id
 from roomhub.core.room import Member, Room, RoomTalk
 from roomhub.core.session import Session, State
 from roomhub.core.state import HubState
+from roomhub.core.storage import Page
 
 __all__ = ["Membership"]
 
@@ -310,6 +312,7 @@ class Membership(Generic[C]):
             fields: dict[str, Any] = {"code": reason.code, "name": reason.name, "retry": reason.retry}
             if reason.retry == "after":
                 fields["reconnect_ms"] = self.reconnect_ms()
+            self._delivery.cut(session)
             self._state.give(session, "bye", fields)
             self.end_session(session, now, can_resume=reason.retry != "no")
         session.state = State.CLOSING
@@ -346,6 +349,9 @@ class Membership(Generic[C]):
             self._deadlines.cancel("session", secret)
         state.ended.clear()
         state.loading.clear()
+        while (fetch := self._deadlines.oldest("fetch")) is not None:
+            self._deadlines.cancel("fetch", fetch)
+        self._delivery.asking.clear()
         for user, mailbox in list(state.mailboxes.items()):
             del state.mailboxes[user]
             self._forget_log(mailbox)
@@ -417,21 +423,28 @@ class Membership(Generic[C]):
     def when_loaded(self, room: Room[C], session: Session[C], then: Callable[[float], None], now: float) -> None:
         """Do something for a session, if it is still there then, once the room's log has what the store has of it."""
         most = int(min(self._limits.log_messages, MOST_LOADED)) - len(room.log)
-        if room.is_loaded or most <= 0:
+        most_bytes = self._limits.log_bytes - room.log_bytes
+        if room.is_loaded or most <= 0 or most_bytes <= 0:
             room.is_loaded = True
             then(now)
             return
         waiting = self._state.loading.setdefault(room, [])
         waiting.append((session, then))
         if len(waiting) == 1:
-            before = room.log[0][3] if room.log else None
-            self._effects.append(Load(room.name, room, after=None, before=before, limit=most))
+            before = first_logged(room)
 
-    def loaded(self, room: Room[C], records: Sequence[Record], now: float) -> None:
-        """The store has given what it has of a room's log before what is in memory."""
+            def fetched(page: Page | None, now: float) -> None:
+                self._loaded(room, self._state.records_of(room, page, now), before, now)
+
+            fetch = self._state.fetch
+            fetch(room.name, fetched, now, after=None, before=before, limit=most, most_bytes=most_bytes)
+
+    def _loaded(self, room: Room[C], records: Sequence[Record], before: int, now: float) -> None:
+        """The store has given what it has of a room's log below this offset."""
         is_mailbox = self._state.mailboxes.get(room.name[1:]) is room
         if self._rooms.get(room.name) is room or is_mailbox:
-            room.prepend(records)
+            if first_logged(room) == before:  # otherwise some was let go of meanwhile, and these do not fit before it
+                room.prepend(records)
             room.is_loaded = True
         for session, then in self._state.loading.pop(room, ()):
             if session.is_live:

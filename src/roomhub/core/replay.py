@@ -1,11 +1,11 @@
 """History on its way to one client: a cursor that starts in the past.
 
-A replay is pulled like everything else, a chunk at a time, at the client's own pace. It holds no messages, only where
-it stands in the room's log, so one of a thousand messages costs what one of ten does.
+A replay is pulled like everything else, a chunk at a time, at the client's own pace. It holds where it stands in the
+room's log and at most one page from the store, so one of a million messages costs what one of ten does.
 """
 
-from collections.abc import Hashable, Iterator
-from itertools import islice
+from collections.abc import Hashable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Any, Generic, NamedTuple
 
 from typing_extensions import TypeVar
@@ -13,8 +13,9 @@ from typing_extensions import TypeVar
 from roomhub.core.codec import Frame, Lane, wire_bytes
 from roomhub.core.message import CHAT, DM, Message, Position, Record
 from roomhub.core.room import Room
+from roomhub.core.storage import StoredGap
 
-__all__ = ["Recovery", "Replay", "records_from", "recover"]
+__all__ = ["Recovery", "Replay", "first_logged", "is_asking", "is_older", "records_from", "recover"]
 
 C = TypeVar("C", bound=Hashable)
 
@@ -22,58 +23,106 @@ C = TypeVar("C", bound=Hashable)
 class Replay(Generic[C]):
     """The messages of a room from one offset to another that a session has yet to get.
 
-    What the log has let go of meanwhile, since the client was slow to take it, is told as a gap, and so is what a store
-    lost when its process was killed.
+    What the room's log has let go of is asked of the store, a page at a time. What the store has not either, or there
+    is none, is told as a gap.
+
+    Args:
+        room: the room, or mailbox.
+        lane: how the session is written to.
+        first, last: the offsets.
+        has_store: whether there is a store to ask.
+
+    Attributes:
+        room: as given.
+        is_asking: a page is on its way.
     """
 
-    __slots__ = ("_lane", "_next", "_room", "_until")
+    __slots__ = ("_gaps", "_has_store", "_lane", "_next", "_page", "_page_end", "_until", "is_asking", "room")
 
-    def __init__(self, room: Room[C], lane: Lane, first: int, last: int) -> None:
-        self._room = room
+    def __init__(self, room: Room[C], lane: Lane, first: int, last: int, *, has_store: bool) -> None:
+        self.room: Room[C] = room
         self._lane = lane
         self._next = first
         self._until = last
+        self._has_store = has_store
+        self._page: Sequence[Record] = ()
+        self._page_end = 0  # up to here the page tells all
+        self._gaps: Sequence[StoredGap] = ()
+        self.is_asking: bool = False
 
     @property
     def is_done(self) -> bool:
         return self._next > self._until
 
+    @property
+    def needs_page(self) -> bool:
+        """The store has to be asked for what comes next."""
+        next_ = self._next
+        return self._has_store and self._page_end < next_ <= self._until and next_ < first_logged(self.room)
+
+    @property
+    def needs_store(self) -> bool:
+        """The store has to be asked for something of it, now or later."""
+        known = max(self._next - 1, self._page_end)
+        return self._has_store and known < self._until and known + 1 < first_logged(self.room)
+
+    @property
+    def wanted(self) -> tuple[int, int]:
+        """What to ask of the store: the messages above the one offset and below the other."""
+        return self._next - 1, min(first_logged(self.room), self._until + 1)
+
+    def take(self, records: Sequence[Record], gaps: Sequence[StoredGap], end: int) -> None:
+        """What the store has brought: all there is up to the offset ``end``."""
+        self.is_asking = False
+        self._page, self._gaps, self._page_end = records, gaps, end
+
+    def give_up(self) -> None:
+        """Ask no store any more: what it would have brought is told as a gap."""
+        self._has_store = False
+
     def read(self, most_bytes: float, *, at_least_one: bool) -> list[Frame]:
-        """The next frames, at most so many bytes, but perhaps at least one; none if it is done."""
+        """The next frames, at most so many bytes, but perhaps at least one; none if it is done, or needs a page."""
         frames: list[Frame] = []
-        room = self._room
-        for record in records_from(room, self._next):
+        for last, piece in self._pieces():
+            if isinstance(piece, str):
+                frame = gap_frame(self._lane, self.room, self._next, last, piece)
+            else:
+                frame = self._lane.direct(self._lane.codec.encode(message_of(self.room, piece)))
+            size = wire_bytes(frame)
+            if size > most_bytes and (frames or not at_least_one):
+                break
+            most_bytes -= size
+            frames.append(frame)
+            self._next = last + 1
+        if self._next > self._page_end:
+            self._page = self._gaps = ()
+        return frames
+
+    def _pieces(self) -> Iterator[tuple[int, Record | str]]:
+        """What comes next, as far as it is known: a message and its offset, or up to where there is none and why."""
+        room, at, end = self.room, self._next, self._page_end
+        records: Iterator[Record] = (record for record in self._page if record[3] >= at)
+        if not self._has_store or max(at, end + 1) >= first_logged(room):
+            records = chain(records, records_from(room, max(at, end + 1)))
+            end = self._until
+        for record in records:
             offset = record[3]
             if offset > self._until:
                 break
-            if offset != self._next:
-                frame = self._gap(offset - 1)
-                size = wire_bytes(frame)
-                if size > most_bytes and (frames or not at_least_one):
-                    return frames
-                most_bytes -= size
-                frames.append(frame)
-                self._next = offset
-            frame = self._lane.direct(self._lane.codec.encode(message_of(room, record)))
-            size = wire_bytes(frame)
-            if size > most_bytes and (frames or not at_least_one):
-                return frames
-            most_bytes -= size
-            frames.append(frame)
-            self._next = offset + 1
-        if self._next <= self._until:
-            frame = self._gap(self._until)
-            if wire_bytes(frame) <= most_bytes or (at_least_one and not frames):
-                frames.append(frame)
-                self._next = self._until + 1
-        return frames
+            yield from self._holes(at, offset - 1)
+            yield offset, record
+            at = offset + 1
+        yield from self._holes(at, min(end, self._until))
 
-    def _gap(self, last: int) -> Frame:
-        """What tells that all up to ``last`` is not there."""
-        log = self._room.log
-        # What the log lacks behind its beginning was lost; what it began with was let go of.
-        reason = "lost" if log and self._next >= log[0][3] else "slow"
-        return gap_frame(self._lane, self._room, self._next, last, reason)
+    def _holes(self, first: int, last: int) -> Iterator[tuple[int, str]]:
+        """Offsets without a message, one after another that differs in its reason."""
+        for gap in self._gaps:
+            if first <= gap.last and first <= last:
+                yield min(gap.last, last), gap.reason
+                first = gap.last + 1
+        if first <= last:
+            # There was a message when the replay began, unless it was lost: where the log lacks one, not before it.
+            yield last, "lost" if self._has_store or first >= first_logged(self.room) else "slow"
 
 
 class Recovery(NamedTuple):
@@ -92,8 +141,12 @@ class Recovery(NamedTuple):
     first: int = 0
 
 
-def recover(room: Room[Any], since: Position | None) -> Recovery:
-    """What follows ``since`` in the room (G3). None, another epoch and an offset from the future recover nothing."""
+def recover(room: Room[Any], since: Position | None, missing: int | None = None) -> Recovery:
+    """What follows ``since`` in the room (G3). None, another epoch and an offset from the future recover nothing.
+
+    Args:
+        missing: how many messages the store lacks between that and the room's log; None if it was not asked.
+    """
     head = room.offset
     if since is None:
         return Recovery("none", head)
@@ -104,11 +157,24 @@ def recover(room: Room[Any], since: Position | None) -> Recovery:
         return Recovery("none", head)
     if since.offset == head:
         return Recovery("full", head)
-    first = room.log[0][3] if room.log else head + 1
-    if first <= since.offset + 1:
-        is_whole = sum(1 for _ in records_from(room, since.offset + 1)) == head - since.offset
+    first = first_logged(room)
+    if missing is not None or first <= since.offset + 1:
+        at = max(first, since.offset + 1)
+        is_whole = not missing and sum(1 for _ in records_from(room, at)) == head + 1 - at
         return Recovery("full" if is_whole else "partial", since.offset, None, since.offset + 1)
     return Recovery("partial", since.offset, (since.offset + 1, first - 1, "expired"), first if room.log else 0)
+
+
+def is_older(room: Room[Any], since: Position | None) -> bool:
+    """Whether some of what follows ``since`` in the room is not in its log any more."""
+    if since is None or (since.epoch != room.epoch and since != ("", 0)):
+        return False
+    return since.offset + 1 < first_logged(room) and since.offset < room.offset
+
+
+def first_logged(room: Room[Any]) -> int:
+    """The offset that the room's log begins with, or would."""
+    return room.log[0][3] if room.log else room.offset + 1
 
 
 def records_from(room: Room[Any], offset: int) -> Iterator[Record]:
@@ -129,3 +195,8 @@ def gap_frame(lane: Lane, room: Room[Any], first: int, last: int, reason: str) -
     assert lane.talker is not None
     fields = {"room": room.name, "epoch": room.epoch, "from": first, "to": last, "reason": reason}
     return lane.direct(lane.talker.notice("gap", fields))
+
+
+def is_asking(direct: Sequence[Any]) -> bool:
+    """Whether what comes next of this is a replay that waits for the store."""
+    return isinstance(direct[0], Replay) and direct[0].is_asking

@@ -46,6 +46,7 @@ class Talk:
         rooms: to join once it has said hello.
         asked: the joins that wait for ``Authorized`` or ``Denied``, by room.
         allowed: the rooms that its hello may rejoin, and since where, while it waits for the others.
+        mailbox_missing: how much the store lacks of what the user's mailbox had since then, if it was asked.
         welcome: what its hello asked for, while that waits for such answers.
         knows_all: all that its hello needs has been asked for.
         refused: the rooms that its hello may not rejoin, and the error's name and message for each.
@@ -53,13 +54,25 @@ class Talk:
         spares: it fell behind, and is spared what is passing until it has caught up.
     """
 
-    __slots__ = ("allowed", "asked", "errors_due_s", "knows_all", "refused", "rooms", "secret", "spares", "welcome")
+    __slots__ = (
+        "allowed",
+        "asked",
+        "errors_due_s",
+        "knows_all",
+        "mailbox_missing",
+        "refused",
+        "rooms",
+        "secret",
+        "spares",
+        "welcome",
+    )
 
     def __init__(self, secret: str, rooms: Sequence[str]) -> None:
         self.secret: str = secret
         self.rooms: Sequence[str] = rooms
         self.asked: dict[str, Join] = {}
-        self.allowed: dict[str, Position | None] = {}
+        self.allowed: dict[str, tuple[Position | None, int | None]] = {}
+        self.mailbox_missing: int | None = None
         self.refused: dict[str, tuple[str, str]] = {}
         self.welcome: Hello | None = None
         self.knows_all: bool = False

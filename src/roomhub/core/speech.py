@@ -8,9 +8,9 @@ from typing_extensions import TypeVar
 from roomhub.core.codec import Lane, wire_bytes
 from roomhub.core.effects import Announce, Report, Settle, Store
 from roomhub.core.membership import Membership
-from roomhub.core.message import CHAT, DM, PASSING, PRESENCE, Message, Position, Record
+from roomhub.core.message import CHAT, DM, PASSING, PRESENCE, Message, Position
 from roomhub.core.requests import Id
-from roomhub.core.room import RECORD_OVERHEAD_BYTES, Member, Receipt, Room, RoomTalk
+from roomhub.core.room import Member, Receipt, Room, RoomTalk
 from roomhub.core.roster import Roster
 from roomhub.core.session import OPEN, Session
 from roomhub.core.state import HubState
@@ -41,12 +41,10 @@ class Speech(Generic[C]):
     """The part of a hub that gives messages their place.
 
     Attributes:
-        wall_offset_ms: what the monotonic clock lacks to Unix milliseconds.
         published: how many messages have got a place.
     """
 
     def __init__(self, state: HubState[C], membership: Membership[C]) -> None:
-        self.wall_offset_ms: float = 0.0
         self.published: int = 0
         self._state = state
         self._membership = membership
@@ -105,7 +103,7 @@ class Speech(Generic[C]):
         room.offset += 1
         message.offset = room.offset
         message.epoch = room.epoch
-        ts_ms = int(now * 1000 + self.wall_offset_ms)
+        ts_ms = int(now * 1000 + self._state.wall_offset_ms)
         if ts_ms < room.ts_ms:
             ts_ms = room.ts_ms
         room.ts_ms = message.ts_ms = ts_ms
@@ -206,13 +204,6 @@ class Speech(Generic[C]):
     def _refuse_unstored(self, answer: Answer[C]) -> None:
         if answer.id is not None:
             self._membership.fail(answer.session, "internal", "it was said, but it could not be stored", answer.id)
-
-    def record_of(self, message: StoredMessage, now: float) -> Record:
-        """A message of the store as the room's log has it."""
-        size = wire_bytes(message.content) + RECORD_OVERHEAD_BYTES
-        at = now - (now * 1000 + self.wall_offset_ms - message.ts_ms) / 1000
-        said = (message.user, message.username, message.content, message.offset, message.ts_ms)
-        return (*said, size, at, message.to)
 
     def _is_repeated(self, room: Room[C], answer: Answer[C]) -> bool:
         """Whether a message with this key has a place already; then that is the answer (G4)."""

@@ -13,14 +13,14 @@ from typing_extensions import TypeVar
 from roomhub.core.codec import wire_bytes
 from roomhub.core.deadlines import Deadlines
 from roomhub.core.delivery import Delivery
-from roomhub.core.effects import Effect
+from roomhub.core.effects import Effect, Load
 from roomhub.core.limits import Limits
-from roomhub.core.message import Message
-from roomhub.core.room import Receipt, Room
+from roomhub.core.message import Message, Record
+from roomhub.core.room import RECORD_OVERHEAD_BYTES, Receipt, Room
 from roomhub.core.session import Session
-from roomhub.core.storage import Snapshot, StoredRoom
+from roomhub.core.storage import Page, Snapshot, StoredMessage, StoredRoom
 
-__all__ = ["LOG_AGE_LOOKS", "HubState", "StoreState", "Timer"]
+__all__ = ["LOG_AGE_LOOKS", "Fetch", "HubState", "StoreState", "Timer"]
 
 C = TypeVar("C", bound=Hashable)
 
@@ -44,7 +44,21 @@ Timer: TypeAlias = Literal[
     "key",
     "typing",
     "loaded",
+    "fetch",
 ]
+
+
+class Fetch:
+    """Something that the store has been asked for.
+
+    Attributes:
+        then: what to do with the page, once; None stands for a store that could not bring it, or not in time.
+    """
+
+    __slots__ = ("then",)
+
+    def __init__(self, then: Callable[[Page | None, float], None]) -> None:
+        self.then: Callable[[Page | None, float], None] | None = then
 
 
 class StoreState:
@@ -89,6 +103,7 @@ class HubState(Generic[C]):
         passing: what is to be told this tick to who is there, by room; of each kind from each user the newest.
         store: what is known of the store, None without one.
         loading: who waits until a room's log has been loaded, and what for.
+        wall_offset_ms: what the monotonic clock lacks to Unix milliseconds.
         announces, authorizes, reports: as ``Hub`` has them.
     """
 
@@ -116,6 +131,7 @@ class HubState(Generic[C]):
         "sessions",
         "store",
         "users",
+        "wall_offset_ms",
     )
 
     def __init__(self, epoch: str, limits: Limits) -> None:
@@ -147,6 +163,7 @@ class HubState(Generic[C]):
                 "key": limits.key_ttl_s,
                 "typing": limits.typing_timeout_s,
                 "loaded": limits.hello_timeout_s,
+                "fetch": limits.history_timeout_s,
             }
         )
         self.secrets: dict[str, Session[C]] = {}
@@ -156,6 +173,7 @@ class HubState(Generic[C]):
         self.passing: dict[Room[C], dict[tuple[str, str], Message]] = {}
         self.store: StoreState | None = None
         self.loading: dict[Room[C], list[tuple[Session[C], Callable[[float], None]]]] = {}
+        self.wall_offset_ms: float = 0.0
         self.dropped: int = 0
         self.evictions: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
@@ -190,6 +208,40 @@ class HubState(Generic[C]):
         if self.store is not None and room.offset:
             reserved = int(room.reserved)
             self.store.rooms[room.name] = StoredRoom(room.name, room.epoch, room.offset, reserved, room.ts_ms)
+
+    def fetch(
+        self,
+        room: str,
+        then: Callable[[Page | None, float], None],
+        now: float,
+        *,
+        after: int | None,
+        before: int | None,
+        limit: int,
+        most_bytes: float,
+    ) -> None:
+        """Ask the store for a page of a room's history, and do something with it."""
+        fetch = Fetch(then)
+        self.deadlines.arm("fetch", fetch, now)
+        self.effects.append(Load(room, fetch, after=after, before=before, limit=limit, most_bytes=most_bytes))
+
+    def fetched(self, fetch: Fetch, page: Page | None, now: float) -> None:
+        """The store has answered, or did not in time."""
+        then, fetch.then = fetch.then, None
+        if then is not None:
+            self.deadlines.cancel("fetch", fetch)
+            then(page, now)
+
+    def records_of(self, room: Room[C], page: Page | None, now: float) -> list[Record]:
+        """What a page of the store has of the room, as its log would have it; nothing of another epoch."""
+        messages = () if page is None else page.messages
+        return [self._record_of(message, now) for message in messages if message.epoch == room.epoch]
+
+    def _record_of(self, message: StoredMessage, now: float) -> Record:
+        size = wire_bytes(message.content) + RECORD_OVERHEAD_BYTES
+        at = now - (now * 1000 + self.wall_offset_ms - message.ts_ms) / 1000
+        said = (message.user, message.username, message.content, message.offset, message.ts_ms)
+        return (*said, size, at, message.to)
 
     def has_place(self) -> bool:
         """Whether one more room or mailbox may be: perhaps the oldest that nobody is in makes way for it."""

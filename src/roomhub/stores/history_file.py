@@ -336,8 +336,8 @@ class HistoryFile:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def page(self, name: str, after: int | None, before: int | None, limit: int) -> Page:
-        """The oldest messages above ``after``, or the newest below ``before``; without either, the newest."""
+    def page(self, name: str, after: int | None, before: int | None, limit: int, most_bytes: float = inf) -> Page:
+        """The oldest messages above ``after``, otherwise the newest, and only those below ``before``."""
         execute = self._database.execute
         row = execute("SELECT id, epoch, last FROM rooms WHERE name = ?", (name,)).fetchone()
         if row is None:
@@ -346,33 +346,47 @@ class HistoryFile:
         start = 1 if after is None else after + 1
         if before is not None:
             end = min(end, before - 1)
-        # One row, so that the GIL is let go of once: see _insert.
-        texts = execute(
-            "SELECT json_group_array(json_array(offset, user, username, content, ts_ms, addressee)) FROM (SELECT * "
+        missing = 0
+        if after is not None:
+            missing = sum(gap.last - gap.first + 1 for gap in self._gaps_within(room, start, end))
+        # One row each, so that the GIL is let go of once: see _insert.
+        which = (
             "FROM messages WHERE room = ? AND offset BETWEEN ? AND ? "
-            f"ORDER BY offset {'DESC' if after is None else 'ASC'} LIMIT ?)",
+            f"ORDER BY offset {'DESC' if after is None else 'ASC'} LIMIT ?"
+        )
+        sizes = execute(
+            f"SELECT json_group_array(json_array(offset, bytes)) FROM (SELECT offset, bytes {which})",
             (room, start, end, limit + 1),
         ).fetchone()[0]
-        found = sorted(json.loads(texts))
-        more = len(found) > limit
+        candidates: list[tuple[int, int]] = json.loads(sizes)
+        fitting = _fitting([size for _, size in candidates[:limit]], most_bytes)
+        more = len(candidates) > fitting
         if more and after is None:
-            del found[0]
-            start = found[0][0]
+            start = candidates[fitting - 1][0]
         elif more:
-            del found[-1]
-            end = found[-1][0]
-        # From the last gap that begins at or below the start: those before do not reach it.
-        gaps = execute(
-            "SELECT max(first, ?), min(last, ?), reason FROM gaps WHERE room = ? AND last >= ? AND first BETWEEN "
-            "coalesce((SELECT max(first) FROM gaps WHERE room = ? AND first <= ?), ?) AND ? ORDER BY first",
-            (start, end, room, start, room, start, start, end),
-        )
+            end = candidates[fitting - 1][0]
+        texts = execute(
+            "SELECT json_group_array(json_array(offset, user, username, content, ts_ms, addressee)) "
+            f"FROM (SELECT * {which})",
+            (room, start, end, fitting),
+        ).fetchone()[0]
+        found = sorted(json.loads(texts))
+        gaps = self._gaps_within(room, start, end)
         first = execute("SELECT min(offset) FROM messages WHERE room = ?", (room,)).fetchone()[0] or 0
         messages = [
             StoredMessage(name, epoch, offset, user, username, content, ts_ms, to)
             for offset, user, username, content, ts_ms, to in found
         ]
-        return Page(messages, [StoredGap(*gap) for gap in gaps], first, more)
+        return Page(messages, gaps, first, more, missing)
+
+    def _gaps_within(self, room: int, start: int, end: int) -> list[StoredGap]:
+        # From the last gap that begins at or below the start: those before do not reach it.
+        gaps = self._database.execute(
+            "SELECT max(first, ?), min(last, ?), reason FROM gaps WHERE room = ? AND last >= ? AND first BETWEEN "
+            "coalesce((SELECT max(first) FROM gaps WHERE room = ? AND first <= ?), ?) AND ? ORDER BY first",
+            (start, end, room, start, room, start, start, end),
+        )
+        return [StoredGap(*gap) for gap in gaps]
 
     # -- what need not be kept ----------------------------------------------------------------------------------------
 
@@ -474,3 +488,12 @@ class HistoryFile:
             part = rows[at : at + ROWS_PER_STATEMENT]
             values = ", ".join(["(" + ", ".join("?" * len(part[0])) + ")"] * len(part))
             self._database.execute(f"{before} VALUES {values} {behind}", [*chain.from_iterable(part)])
+
+
+def _fitting(sizes: Sequence[int], most_bytes: float) -> int:
+    """How many of these go into so many bytes; the first does in any case."""
+    for index, size in enumerate(sizes):
+        most_bytes -= size
+        if most_bytes < 0 and index:
+            return index
+    return len(sizes)

@@ -22,7 +22,7 @@ _log = logging.getLogger("roomhub")
 
 MESSAGE_OVERHEAD_BYTES: Final = 64
 """What a message counts with beside its strings, so that empty ones are bounded in bytes too."""
-LOADS: Final = 1_000
+LOADS: Final = 10_000
 """How many loads may wait."""
 LOADS_PER_TURN: Final = 32
 """How many loads are answered before the next batch is written."""
@@ -51,6 +51,7 @@ class _Load(NamedTuple):
     after: int | None
     before: int | None
     limit: int
+    most_bytes: float
     behind: int  # how many appends and calls were asked for before
 
 
@@ -171,26 +172,34 @@ class SqliteHistory:
             return True
 
     def load(
-        self, room: str, ref: Hashable, *, after: int | None = None, before: int | None = None, limit: int
+        self,
+        room: str,
+        ref: Hashable,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int,
+        most_bytes: float = inf,
     ) -> bool:
         """Ask for a page; the answer sees all that was appended and erased before. False: too many are asked for.
 
         Args:
             room: the room's name.
             ref: comes back with the page.
-            after: the oldest messages above this offset.
-            before: the newest messages below this offset. Without either, the newest of all.
+            after: the oldest messages above this offset; without it, the newest.
+            before: only messages below this offset.
             limit: most messages in the page.
+            most_bytes: as many messages as these bytes hold, but at least one: strings, and 64 for the rest of each.
 
         Raises:
-            ValueError: both are given, or ``limit`` is not more than 0.
+            ValueError: ``limit`` is not more than 0.
         """
-        if limit < 1 or (after is not None and before is not None):
-            raise ValueError("a page has at least one message, and begins after an offset or ends before one, not both")
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1, not {limit}")
         with self._wake:
             if not self._accepting or len(self._loads) >= LOADS:
                 return False
-            self._loads.append(_Load(room, ref, after, before, limit, self._asked))
+            self._loads.append(_Load(room, ref, after, before, limit, most_bytes, self._asked))
             self._wake.notify()
             return True
 
@@ -364,7 +373,7 @@ class SqliteHistory:
 
     def _answer(self, load: _Load) -> Loaded:
         try:
-            return Loaded(load.ref, self._file.page(load.room, load.after, load.before, load.limit))
+            return Loaded(load.ref, self._file.page(load.room, load.after, load.before, load.limit, load.most_bytes))
         except Exception as error:
             return Loaded(load.ref, None, f"{type(error).__name__}: {error}")
 

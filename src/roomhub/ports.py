@@ -74,7 +74,9 @@ class HistoryStore(Protocol):
 
     ``append`` and ``load`` are called in the event loop and never block. What becomes of what they ask for is told
     later, from any thread, by the function that ``open`` was given. No offset above what was reserved is ever given to
-    a message, so that none is given twice, whenever the process may end.
+    a message, so that none is given twice, whenever the process may end. A room that runs out of offsets lives in an
+    epoch that is not stored until a ``Stored`` has reserved more for the one before: a store that has failed, or was
+    asked for too much, says so of its own accord once it can.
     """
 
     @property

@@ -256,6 +256,7 @@ class World:
                 peer.blocked = True
                 peer.blocked_in_tick = self.tick_count
                 peer.named = False
+                self._judge_direct(peer)
             peer.progress_at = self.now
         self._do(Blocked(client))
 

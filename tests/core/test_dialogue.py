@@ -27,6 +27,7 @@ from roomhub.core.limits import Limits
 from roomhub.core.message import CHAT, Message
 from roomhub.core.requests import Ping
 from roomhub.core.session import State
+from roomhub.core.storage import Snapshot
 from tests.core.playbook import TEXT, V1, After, Hears, Nothing, Playbook, Sees, netstring_lane, says
 
 
@@ -1316,3 +1317,64 @@ def test_a_key_is_good_once_also_where_a_plain_client_made_the_room_anew() -> No
         play >> Published(effect.message, effect.ref)
     first, second = (message for message in play.hear("ann") if message["type"] == "ok")
     assert (first["offset"], second["offset"], second["dup"]) == (1, 1, True)
+
+
+def test_who_skips_over_another_epoch_is_told_of_it() -> None:
+    play = Playbook(v1_lag_messages=2)
+    play.hub = Hub(epoch="e", limits=play.hub.limits, slow="skip")
+    play.hub.restore(Snapshot((), ()), reserve=3)
+    enter(play, "Ann")
+    enter(play, "Ben")
+    play.forget() >> Blocked("ann")
+    for number in range(1, 6):
+        play >> Publish("r", f"m{number}")
+        play.orders.clear()
+    play >> After() >> Writable("ann")
+    play << Hears("ann", gap(0, 0, "epoch", epoch="e.2"), gap(1, 2, "slow", epoch="e.2"), "presence")
+
+
+def test_answers_that_nobody_reads_cost_what_the_questions_do() -> None:
+    play = greeted("Ann", message_burst=10_000, direct_bytes=60_000)
+    for _ in range(100):
+        play >> Publish("r", "x" * 600)
+    play.forget()
+    for number in range(200):
+        play >> says("ann", "history", id=number, room="r", before=101)
+    session = play.hub._sessions["ann"]
+    assert session.direct_bytes == 200 * 256
+    play >> Blocked("ann")
+    while "ann" not in play.closed:
+        play >> says("ann", "history", id=1, room="r", before=101)
+    assert play.closed == {"ann": "slow_consumer"}
+    assert session.direct_bytes < 60_000 + 2 * 256
+
+
+@pytest.mark.parametrize("inner", ["{}", "[]"])
+def test_metadata_is_not_nested_deep(inner: str) -> None:
+    """Row 40. It is rendered again for others, where the program's stack is deeper than where it was read."""
+    play = greeted("Ann", "Ben")
+    for depth in (15, 16, 900, 960, 5_000):
+        meta = '{"a":' * depth + inner + "}" * depth
+        play >> Received("ann", f'{{"type":"presence","id":{depth},"room":"r","meta":{meta}}}')
+        [reply, *_] = play.hear("ann")
+        assert reply["type"] == ("ok" if depth < 16 else "error")
+        assert play.hub.state_of("ann") is State.OPEN
+
+
+def test_no_rule_of_a_program_lets_anybody_into_a_mailbox() -> None:
+    play = Playbook()
+    play.hub = Hub(epoch="e", limits=play.hub.limits, room_rule=lambda room: None)
+    enter(play, "Ann", "r")
+    play.forget() >> says("ann", "join", id=1, room="@Ben") << Hears("ann", error("bad_request", 1, field="room"))
+    with pytest.raises(ValueError, match="@"):
+        play >> Enter("ann", "@Ben")
+
+
+def test_a_telling_comes_before_its_time_only_for_who_is_not_known_yet() -> None:
+    """Metadata and chat in turns must not make a large room's roster go out for each."""
+    play = greeted("Ann", "Ben", presence_batch_members=1)
+    play >> After(10)
+    play.forget()
+    for number in range(5):
+        play >> says("ann", "presence", room="r", meta={"n": number}) >> says("ann", "chat", room="r", content="x")
+    assert [message["type"] for message in play.hear("ben")].count("presence") == 1

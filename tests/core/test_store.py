@@ -1,5 +1,6 @@
 """A hub with a store: what it gives it to keep, what it waits for, and how it goes on after a restart."""
 
+import json
 from collections.abc import Hashable
 from typing import Any
 
@@ -21,7 +22,7 @@ from roomhub.core.events import (
 )
 from roomhub.core.limits import Limits
 from roomhub.core.storage import Page, Snapshot, StoredGap, StoredKey, StoredMessage, StoredRoom
-from tests.core.playbook import TEXT, After, Hears, Nothing, Playbook, Sees, says
+from tests.core.playbook import TEXT, After, Hears, Nothing, Playbook, Sees, frames, says
 from tests.core.test_dialogue import chat, connected, dm, enter, error, gap, joined, ok
 
 EMPTY = Snapshot((), ())
@@ -310,9 +311,91 @@ def test_no_offset_is_given_beyond_what_is_reserved() -> None:
         gap(0, 0, "epoch", epoch="e.2"),
         chat("Ann", "four", 1, epoch="e.2"),
     )
-    shelf.commit(r=9)
-    assert play.hub._rooms["r"].reserved == 2, "that was the old epoch's"
     assert [message.content for message in play.hub.history("r")] == ["four"]
+    assert [message.content for message in shelf.kept["r"]] == ["one", "two", "three"], (
+        "what might be twice is not kept"
+    )
+
+
+def drifted(**limits: float) -> tuple[Playbook, Shelf]:
+    """Ann is in a room whose two offsets are used up, so that a third message is in another epoch."""
+    play = stored(EMPTY, reserve=2, **limits)
+    shelf = Shelf(play)
+    enter(play, "Ann")
+    for content in ("one", "two", "three"):
+        play >> says("ann", "chat", room="r", content=content)
+        shelf.take()
+    return play.forget(), shelf
+
+
+def test_a_store_that_was_too_far_behind_takes_up_where_it_was() -> None:
+    """Its history stays as it is, and goes on as soon as it can; only what was said between is not in it."""
+    play, shelf = drifted()
+    shelf.commit(r=9) << Hears("ann", gap(1, 2, "epoch", epoch="e.1"))
+    play >> says("ann", "chat", id=1, room="r", content="four")
+    shelf.commit() << Hears("ann", ok(1, epoch="e.1", offset=3), chat("Ann", "four", 3))
+    play >> says("ann", "history", id=2, room="r", since={"epoch": "e.1", "offset": 0})
+    [page] = served(play, shelf)
+    assert [message["content"] for message in page["messages"]] == ["one", "two", "four"]
+
+
+def test_what_is_not_stored_is_an_error_for_who_wants_to_know_and_nobody_else() -> None:
+    play, _ = drifted()
+    (
+        play
+        >> says("ann", "chat", id=1, room="r", content="four", key="k")
+        << Hears("ann", error("internal", 1), chat("Ann", "four", 2, epoch="e.2"))
+    )
+    play >> says("ann", "chat", id=2, room="r", content="four", key="k") << Hears("ann", error("internal", 2))
+    assert play.hub.statistics().store_failures == 2
+    play >> Stored([], {("r", "e.1"): 2}) << Nothing()  # that is no more than it had
+
+
+def test_a_room_that_is_put_away_far_from_home_comes_back_there() -> None:
+    play, shelf = drifted(room_linger_s=0)
+    play >> says("ann", "leave", id=1, room="r")
+    assert play.hub._state.store is not None
+    assert play.hub._state.store.rooms["r"] == StoredRoom("r", "e.1", 2, 2, 0)
+    shelf.commit(r=9)
+    assert play.hub._state.store.rooms["r"].reserved == 9
+
+
+def test_a_replay_ends_where_its_epoch_does() -> None:
+    """11: it must not go on with the other epoch's messages, which come by themselves."""
+    play, shelf = after_restart(4, chunk_bytes=1)
+    play.hub._state.store.rooms["r"] = StoredRoom("r", "old.7", 4, 4, 0)  # type: ignore[union-attr]
+    hello(play, "Ann", resume={"session": "?", "rooms": {"r": {"epoch": "old.7", "offset": 1}}})
+    shelf.load()
+    assert play.hub.ready() == ["ann"]
+    first, second = (json.loads(*frames(play.hub.pull("ann"))) for _ in range(2))
+    assert (first["type"], second["offset"]) == ("welcome", 2)
+    play >> Publish("r", "new")
+    play.orders.clear()
+    play.pull("ann")
+    play << Hears(
+        "ann",
+        gap(3, 4, "epoch", epoch="old.7"),
+        joined("Ann", 2),
+        gap(0, 0, "epoch", epoch="e.1"),
+        chat("", "new", 1, epoch="e.1"),
+    )
+
+
+def test_a_mailbox_is_told_of_its_other_epoch() -> None:
+    play = stored(reserve=1)
+    shelf = Shelf(play)
+    hello(play, "Ann")
+    hello(play, "Ben")
+    play.forget()
+    for number in (1, 2):
+        play >> says("ann", "dm", id=number, to="Ben", content=f"m{number}")
+        shelf.take()
+    play << Hears(
+        "ben",
+        dm("@Ben", "m1", 1, user="Ann", username="Ann", to="Ben"),
+        gap(0, 0, "epoch", room="@Ben", epoch="e.3"),
+        dm("@Ben", "m2", 1, user="Ann", username="Ann", to="Ben", epoch="e.3"),
+    )
 
 
 def test_keys_outlive_a_restart() -> None:
@@ -350,14 +433,13 @@ def test_pages_that_are_not_in_memory_come_from_the_store() -> None:
         {"since": {"epoch": "old.7", "offset": 2}, "limit": 2},
     ):
         play >> says("ann", "history", id=1, room="r", **fields)
-        shelf.load()
-        [reply] = play.hear("ann")
+        [reply] = served(play, shelf)
         pages.append(([message["offset"] for message in reply["messages"]], reply["more"]))
     assert pages == [([9, 8, 7], True), ([8, 7, 6], True), ([1], False), ([8, 9], False), ([3, 4], True)]
-    play >> says("ann", "history", id=2, room="r", before=5)
+    play >> says("ann", "history", id=2, room="r", before=5) << Hears("ann") >> After()
     shelf.take()
     play >> Loaded(shelf.loads.pop().ref, None, "broken") << Hears("ann", error("internal", 2, room="r"))
-    play >> says("ann", "history", id=3, room="r", before=5)
+    play >> says("ann", "history", id=3, room="r", before=5) << Hears("ann") >> After()
     shelf.take()
     play >> Disconnected("ann")
     play >> Loaded(shelf.loads.pop().ref, None, "broken") << Nothing()
@@ -628,7 +710,7 @@ def test_a_store_that_does_not_answer_joins_and_asks_for_pages() -> None:
     play >> After(4)
     shelf.take()
     play >> After(4) << Hears("ann", ok("j", recovered="partial"), gap(2, 9, "expired", epoch="old.7"), "user_joined")
-    play >> says("ann", "history", id=1, room="r", before=5)
+    play >> says("ann", "history", id=1, room="r", before=5) << Hears("ann") >> After()
     shelf.take()
     play >> After(4) << Hears("ann", error("internal", 1))
     shelf.load() << Nothing()

@@ -139,23 +139,23 @@ def skip_without_a_gap(patch: pytest.MonkeyPatch) -> None:
 def skip_with_a_gap_too_short(patch: pytest.MonkeyPatch) -> None:
     frame = replay.gap_frame
 
-    def faulty(lane: Any, room: Any, first: int, last: int, reason: str) -> Any:
-        return frame(lane, room, first + (reason == "slow"), last, reason)
+    def faulty(lane: Any, room: str, epoch: str, first: int, last: int, reason: str) -> Any:
+        return frame(lane, room, epoch, first + (reason == "slow"), last, reason)
 
     patch.setattr(dialogue, "gap_frame", faulty)
 
 
 def recover_more_than_there_is(patch: pytest.MonkeyPatch) -> None:
-    def faulty(room: Any, since: Any) -> Recovery:
-        found = recover(room, since)
+    def faulty(room: Any, since: Any, missing: int | None = None) -> Recovery:
+        found = recover(room, since, missing)
         return found._replace(recovered="full", gap=None) if found.recovered == "partial" else found
 
     patch.setattr(dialogue, "recover", faulty)
 
 
 def recover_nothing_when_nothing_was_said(patch: pytest.MonkeyPatch) -> None:
-    def faulty(room: Any, since: Any) -> Recovery:
-        found = recover(room, since)
+    def faulty(room: Any, since: Any, missing: int | None = None) -> Recovery:
+        found = recover(room, since, missing)
         return found if found.first else found._replace(recovered="none", gap=None)
 
     patch.setattr(dialogue, "recover", faulty)

@@ -42,6 +42,7 @@ class Book:
     """A history with what it reports."""
 
     def __init__(self, path: Path, **options: Any) -> None:
+        options.setdefault("reserve", 1_000)
         self.now_ms = NOW_MS
         self.reports: queue.Queue[Report] = queue.Queue()
         settings: dict[str, Any] = {"now_ms": lambda: self.now_ms, "commit_interval_s": 0}
@@ -328,8 +329,9 @@ def test_every_offset_is_that_of_a_message_or_in_a_gap(book: Callable[..., Book]
 
 def test_messages_are_committed_in_batches(book: Callable[..., Book]) -> None:
     it = book(commit_interval_s=NEVER_S, commit_messages=5)
-    it.append(*range(1, 13))
+    it.append(*range(1, 6))
     assert it.next() == Stored([1, 2, 3, 4, 5], {("r", "e"): 1_005})
+    it.append(*range(6, 13))
     assert it.next() == Stored([6, 7, 8, 9, 10], {})
     assert (it.history.commits, it.history.queued) == (2, 2)
     assert it.history.queued_bytes == 2 * (64 + len("rannAnnmessage 12"))
@@ -352,9 +354,9 @@ def test_a_load_sees_what_was_appended_before_and_waits_for_no_batch(book: Calla
 
 def test_a_room_reserves_more_when_half_is_used(book: Callable[..., Book]) -> None:
     it = book(commit_messages=1, reserve=10)
-    it.append(*range(1, 15))
     raised = {}
     for offset in range(1, 15):
+        it.append(offset)
         report = it.next()
         assert isinstance(report, Stored)
         if report.reserved:
@@ -374,7 +376,9 @@ def test_after_a_close_the_next_offset_follows(book: Callable[..., Book]) -> Non
 
 def test_after_a_kill_what_was_reserved_is_lost(book: Callable[..., Book], path: Path) -> None:
     it = book(reserve=10, commit_messages=1)
-    it.append(1, 2, 3)
+    for offset in (1, 2, 3):
+        it.append(offset)
+        it.next()
     it.append(1, room="idle")
     it.page()
     it = book(crashed(path), reserve=10)
@@ -618,7 +622,7 @@ def test_a_close_writes_what_is_queued(book: Callable[..., Book], path: Path) ->
     thread = it.history._thread
     assert thread is not None
     assert not thread.daemon
-    assert it.close() == [Stored([*range(1, 1_001)], {("r", "e"): 2_000})]
+    assert it.close() == [Stored([*range(1, 1_001)], {("r", "e"): 2_001})]
     assert not thread.is_alive()
     assert os.listdir(path.parent) == [path.name]  # no write-ahead log left
     it.history.close()
@@ -669,6 +673,65 @@ def test_a_full_disk(book: Callable[..., Book], path: Path) -> None:
     assert it.history.is_healthy
     assert it.offsets() == [1, 4]
     assert it.gaps() == [(2, 3, "lost")]
+
+
+def test_what_was_refused_and_what_failed_had_offsets_too(
+    book: Callable[..., Book], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = book(queue_messages=3, commit_messages=3)
+    it.append(1)
+    it.page()
+    gate = Gate(monkeypatch)
+    it.append(2)
+    assert gate.reached.wait(TIMEOUT_S)
+    it.append(3, 4)
+    for offset in (5, 6, 7):
+        assert not it.history.append(message(offset))
+
+    def broken(file: HistoryFile) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(HistoryFile, "_commit", broken)
+    gate.open.set()
+    while it.history.queued:
+        it.next()
+    monkeypatch.undo()
+    it.close()
+    assert book().snapshot.rooms[0].offset == 7
+
+
+def test_a_store_that_was_behind_reserves_of_its_own_accord(
+    book: Callable[..., Book], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rooms that ran out of offsets wait for it, and give it nothing to store meanwhile."""
+    monkeypatch.setattr(sqlite, "TIDY_INTERVAL_S", 0.01)
+    it = book(queue_messages=3, reserve=10)
+    gate = Gate(monkeypatch)
+    it.append(1)
+    assert gate.reached.wait(TIMEOUT_S)
+    it.append(2, 3)
+    assert not it.history.append(message(11))
+    assert not it.history.append(message(10, "new"))
+    gate.open.set()
+    reserved: dict[tuple[str, str], int] = {}
+    while len(reserved) < 2 or reserved["r", "e"] < 21:
+        report = it.next()
+        assert isinstance(report, Stored)
+        reserved |= report.reserved
+    assert reserved == {("r", "e"): 21, ("new", "e"): 20}
+    it.close()
+    assert [room[:3] for room in book().snapshot.rooms] == [("r", "e", 11), ("new", "e", 10)]
+
+
+def test_offsets_are_reserved_ahead_of_what_waits(book: Callable[..., Book], monkeypatch: pytest.MonkeyPatch) -> None:
+    it = book(commit_messages=2, reserve=10)
+    gate = Gate(monkeypatch)
+    it.append(1)
+    assert gate.reached.wait(TIMEOUT_S)
+    it.append(*range(2, 10))
+    gate.open.set()
+    raised = [report.reserved["r", "e"] for report in it.close() if isinstance(report, Stored) and report.reserved]
+    assert raised[-1] == 19, "as if all were stored, at the first commit behind which others wait"
 
 
 def test_what_failed_last_had_an_offset_too(book: Callable[..., Book]) -> None:

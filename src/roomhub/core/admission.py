@@ -72,6 +72,10 @@ class Admission:
 
     def room_fault(self, room: str) -> str | None:
         """What is wrong with a room's name, None if nothing is. Raises what a rule of the program's own raises."""
+        if not isinstance(room, str):
+            raise TypeError(f"room must be text, not {room!r}")
+        if room.startswith("@"):
+            return "room must not begin with @: those are the mailboxes of direct messages"
         if self._room_rule is None:
             return room_fault(room, max_bytes=self._limits.room_bytes)
         try:

@@ -7,19 +7,22 @@ it has pulled all there is.
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from typing import Generic
+from typing import Final, Generic
 
 from typing_extensions import TypeVar
 
 from roomhub.core.codec import Chunk, Frame, wire_bytes
 from roomhub.core.limits import Limits
-from roomhub.core.replay import Replay
+from roomhub.core.replay import Later
 from roomhub.core.room import Room, Share
 from roomhub.core.session import Session
 
 __all__ = ["Delivery"]
 
 C = TypeVar("C", bound=Hashable)
+
+LATER_BYTES: Final = 256
+"""What something counts with that is made only when its turn comes."""
 
 
 class Delivery(Generic[C]):
@@ -29,7 +32,7 @@ class Delivery(Generic[C]):
         dirty: rooms with a pass to begin or to go on with.
         pressing: those whose healthy members have more to get than one may lag by.
         named: clients that ``ready`` is about to name.
-        asking: replays that go on once the store has brought their next page, for which it has yet to be asked.
+        asking: what goes on once the store has brought a page, for which it has yet to be asked.
         frames, bytes: how much was handed out, counted once a recipient.
     """
 
@@ -40,7 +43,7 @@ class Delivery(Generic[C]):
         self.dirty: OrderedDict[Room[C], None] = OrderedDict()
         self.pressing: dict[Room[C], None] = {}
         self.named: dict[C, None] = {}
-        self.asking: dict[Replay[C], Session[C]] = {}
+        self.asking: dict[Later, Session[C]] = {}
         self.frames: int = 0
         self.bytes: int = 0
 
@@ -82,11 +85,15 @@ class Delivery(Generic[C]):
     def unname(self, session: Session[C]) -> None:
         self.named.pop(session.client, None)
 
-    def give(self, session: Session[C], frames: Sequence[Frame | Replay[C]], size: int) -> None:
-        """Frames, so many bytes, for this session alone, to be pulled before what its rooms have for it.
+    def give_later(self, session: Session[C], item: Later) -> None:
+        """Frames for this session alone that are made when their turn comes."""
+        self._give(session, (item,), LATER_BYTES)
 
-        A replay among them counts nothing: it holds no frames yet.
-        """
+    def give(self, session: Session[C], frames: Sequence[Frame], size: int) -> None:
+        """Frames, so many bytes, for this session alone, to be pulled before what its rooms have for it."""
+        self._give(session, frames, size)
+
+    def _give(self, session: Session[C], frames: Sequence[Frame | Later], size: int) -> None:
         if session.direct is None:
             session.direct = []
         session.direct += frames
@@ -99,12 +106,12 @@ class Delivery(Generic[C]):
         self._name(session)
 
     def cut(self, session: Session[C]) -> None:
-        """Let go of all that would have to wait for the store first. Its connection ends; so nothing is passed over."""
+        """Let go of what the store has to be asked for, and of all behind it: the session ends, and resumes there."""
         direct = session.direct or []
         for index, item in enumerate(direct):
-            if isinstance(item, Replay) and item.needs_store:
-                session.direct = direct[:index]
-                session.direct_bytes = sum(wire_bytes(kept) for kept in direct[:index] if not isinstance(kept, Replay))
+            if not isinstance(item, str | bytes) and item.needs_store:
+                sizes = (wire_bytes(kept) if isinstance(kept, str | bytes) else LATER_BYTES for kept in direct[:index])
+                session.direct, session.direct_bytes = direct[:index], sum(sizes)
                 return
 
     def _name(self, session: Session[C]) -> None:
@@ -174,15 +181,16 @@ class Delivery(Generic[C]):
             taken = 0
             while taken < len(direct):
                 item = direct[taken]
-                if isinstance(item, Replay):
-                    replayed = item.read(budget, at_least_one=not frames)
-                    budget -= sum(map(wire_bytes, replayed))
-                    frames += replayed
+                if not isinstance(item, str | bytes):
+                    made = item.read(budget, at_least_one=not frames)
+                    budget -= sum(map(wire_bytes, made))
+                    frames += made
                     if item.needs_page and not item.is_asking:
                         item.is_asking = True
                         self.asking[item] = session
                     if not item.is_done:
                         break
+                    session.direct_bytes -= LATER_BYTES
                     taken += 1
                     continue
                 size = wire_bytes(item)

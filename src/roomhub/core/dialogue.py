@@ -21,7 +21,7 @@ from roomhub.core.message import Position, Record
 from roomhub.core.names import username_fault
 from roomhub.core.protocol import VERSION
 from roomhub.core.rates import Rate
-from roomhub.core.replay import Recovery, Replay, first_logged, gap_frame, is_older, records_from, recover
+from roomhub.core.replay import Recovery, Replay, Reply, first_logged, gap_frame, is_older, records_from, recover
 from roomhub.core.requests import (
     Chat,
     DirectMessage,
@@ -40,7 +40,7 @@ from roomhub.core.requests import (
 )
 from roomhub.core.room import Member, Room
 from roomhub.core.session import Session, State
-from roomhub.core.speech import Answer, Speech
+from roomhub.core.speech import Answer, Speech, epoch_notice
 from roomhub.core.state import HubState
 from roomhub.core.storage import Page
 
@@ -334,9 +334,11 @@ class Dialogue(Generic[C]):
             if request.presence:
                 fields["users"] = self._roster(session, room)
             if request.history:
-                count = int(min(request.history, self._limits.history_page))
-                fields["messages"] = _told(room, self._fitting(list(room.log)[: -count - 1 : -1])[::-1])
-            self._state.give(session, "ok", fields)
+                newest = list(room.log)[: -self._page_length(request.history) - 1 : -1]
+                page, epoch = self._fitting(newest)[::-1], room.epoch
+                self._state.give_later(session, "ok", lambda: {**fields, "messages": _told(room.name, epoch, page)})
+            else:
+                self._state.give_later(session, "ok", lambda: fields)
             self._replay(session, room, recovery)
             if request.meta is not None:
                 talk.metas[session.username] = request.meta
@@ -349,20 +351,21 @@ class Dialogue(Generic[C]):
 
     def _replay(self, session: Session[C], room: Room[C], recovery: Recovery) -> None:
         if recovery.gap is not None:
-            frame = gap_frame(session.lane, room, *recovery.gap)
+            frame = gap_frame(session.lane, room.name, room.epoch, *recovery.gap)
             self._state.delivery.give(session, [frame], wire_bytes(frame))
         if recovery.first:
             has_store = self._state.store is not None
             replay = Replay(room, session.lane, recovery.first, room.offset, has_store=has_store)
-            self._state.delivery.give(session, [replay], 0)
+            replay.fetch = lambda now: self._bring_page(replay, session, now)
+            self._state.delivery.give_later(session, replay)
 
     def bring_pages(self, now: float) -> None:
-        """Ask the store for what replays need next."""
+        """Ask the store for what clients get next."""
         asking = self._state.delivery.asking
         while asking:
-            replay, session = asking.popitem()
+            item, session = asking.popitem()
             if session.is_live:
-                self._bring_page(replay, session, now)
+                item.fetch(now)
 
     def _bring_page(self, replay: Replay[C], session: Session[C], now: float) -> None:
         room, (after, before) = replay.room, replay.wanted
@@ -374,14 +377,14 @@ class Dialogue(Generic[C]):
             if session.is_live:
                 self._state.delivery.go_on(session)
 
-        limit, most_bytes = int(min(self._limits.history_page, MOST_LOADED)), self._limits.chunk_bytes
+        limit, most_bytes = self._page_length(math.inf), self._limits.chunk_bytes
         fetch = self._state.fetch
         fetch(room.name, fetched, now, after=after, before=before, limit=limit, most_bytes=most_bytes)
 
     def give_up_pages(self, session: Session[C]) -> None:
         """The store is too slow: what is new would be lost for the sake of what is old."""
         for item in session.direct or ():
-            if isinstance(item, Replay):
+            if not isinstance(item, str | bytes):
                 item.give_up()
         self._state.delivery.go_on(session)
 
@@ -413,9 +416,8 @@ class Dialogue(Generic[C]):
             room, talk = member.room, member.room.talk
             assert talk is not None
             users = self._roster(session, room)
-            self._state.give(
-                session, "ok", {"id": request.id, "room": room.name, "rev": talk.roster.rev, "users": users}
-            )
+            fields = {"id": request.id, "room": room.name, "rev": talk.roster.rev, "users": users}
+            self._state.give_later(session, "ok", lambda: fields)
 
     # -- what is said -------------------------------------------------------------------------------------------------
 
@@ -467,41 +469,50 @@ class Dialogue(Generic[C]):
             message = f"{request.room} has another epoch: its offsets do not compare"
             self._refuse(session, "unrecoverable", message, request.id, now, field="since", room=request.room)
             return
-        most = math.inf if request.limit is None else request.limit
-        limit = int(min(most, self._limits.history_page, MOST_LOADED))
-        first = first_logged(room)
+        limit = self._page_length(math.inf if request.limit is None else request.limit)
         if since is not None:
-            is_here = first <= since.offset + 1
+            found = list(islice(records_from(room, since.offset + 1), limit + 1))
+            is_here = first_logged(room) <= since.offset + 1
         else:
-            # One more than the page, to know whether there are more.
-            is_here = first == 1 or min(request.before or 0, room.offset + 1) - first > limit
+            found = [record for record in reversed(room.log) if record[3] < (request.before or 0)][: limit + 1]
+            is_here = len(found) > limit or first_logged(room) == 1
+        page = self._fitting(found[:limit])
+        name, epoch, id_ = room.name, room.epoch, request.id
+
+        def fields_of(records: Sequence[Record], *, more: bool) -> Mapping[str, Any]:
+            return {"id": id_, "room": name, "epoch": epoch, "messages": _told(name, epoch, records), "more": more}
+
         if is_here or self._state.store is None or not limit:
-            self._tell_page(session, room, request, limit)
+            self._state.give_later(session, "ok", lambda: fields_of(page, more=len(found) > len(page)))
             return
+        lane = session.lane
+        talker = lane.talker
+        assert talker is not None
+        notice = talker.notice
+        failed = self._membership.error_fields("internal", "the history could not be read", id_, room=name)
+
+        def fetch(now: float) -> None:
+            after, most_bytes, ask = (
+                None if since is None else since.offset,
+                self._limits.chunk_bytes,
+                self._state.fetch,
+            )
+            ask(name, fetched, now, after=after, before=request.before, limit=limit, most_bytes=most_bytes)
 
         def fetched(page: Page | None, now: float) -> None:
-            if session.state is not State.OPEN:
-                return
             if page is None:
-                fail = self._membership.fail
-                fail(session, "internal", "the history could not be read", request.id, room=request.room)
+                reply.make_by(lambda: lane.direct(notice("error", failed)))
             else:
-                records = self._state.records_of(room, page, now)
-                self._give_page(session, room, request, records if since is not None else records[::-1], page.more)
-            self._membership.judge_direct(session, now)
+                records = self._state.records_of(room, page, now)[:: 1 if since is not None else -1]
+                reply.make_by(lambda: lane.direct(notice("ok", fields_of(records, more=page.more))))
+            if session.is_live:
+                self._state.delivery.go_on(session)
 
-        after = None if since is None else since.offset
-        fetch, most_bytes = self._state.fetch, self._limits.chunk_bytes
-        fetch(room.name, fetched, now, after=after, before=request.before, limit=limit, most_bytes=most_bytes)
+        reply = Reply(lambda: lane.direct(notice("error", failed)), fetch)
+        self._state.delivery.give_later(session, reply)
 
-    def _tell_page(self, session: Session[C], room: Room[C], request: History, limit: int) -> None:
-        """A page of what is in memory."""
-        if request.since is None:
-            found = [record for record in room.log if record[3] < (request.before or 0)][::-1]
-        else:
-            found = list(islice(records_from(room, request.since.offset + 1), limit + 1))
-        page = self._fitting(found[:limit])
-        self._give_page(session, room, request, page, len(found) > len(page))
+    def _page_length(self, wanted: float) -> int:
+        return int(min(wanted, max(1, self._limits.history_page), MOST_LOADED))
 
     def _fitting(self, records: Sequence[Record]) -> Sequence[Record]:
         """So many of them as go into one chunk, but at least one."""
@@ -511,12 +522,6 @@ class Dialogue(Generic[C]):
             if left < 0 and index:
                 return records[:index]
         return records
-
-    def _give_page(
-        self, session: Session[C], room: Room[C], request: History, records: Sequence[Record], more: bool
-    ) -> None:
-        fields = {"id": request.id, "room": room.name, "epoch": room.epoch, "messages": _told(room, records)}
-        self._state.give(session, "ok", {**fields, "more": more})
 
     # -- what the program and the hub do ------------------------------------------------------------------------------
 
@@ -538,9 +543,13 @@ class Dialogue(Generic[C]):
         """It is too far behind: it goes on with what is new, told what it missed and who is here."""
         room, session, log = member.room, member.session, member.log
         missed = room.head - member.cursor - log.count_silent(member.cursor)
+        if member.cursor <= room.began_at:
+            # Among what it skips offsets went on elsewhere: the notice of that covers all before.
+            missed = room.head - room.began_at - log.count_silent(room.began_at)
+            self._state.give(session, *epoch_notice(room, room.offset - missed))
         member.cursor = room.head
         if missed:
-            frame = gap_frame(log.lane, room, room.offset - missed + 1, room.offset, "slow")
+            frame = gap_frame(log.lane, room.name, room.epoch, room.offset - missed + 1, room.offset, "slow")
             self._state.delivery.give(session, [frame], wire_bytes(frame))
         talk = room.talk
         assert talk is not None
@@ -604,15 +613,15 @@ def _position(room: Room[Any], recovery: Recovery) -> dict[str, Any]:
     return {"epoch": room.epoch, "offset": recovery.offset, "recovered": recovery.recovered}
 
 
-def _told(room: Room[Any], records: Sequence[Any]) -> list[dict[str, Any]]:
+def _told(room: str, epoch: str, records: Sequence[Record]) -> list[dict[str, Any]]:
     return [
         {
-            "room": room.name,
+            "room": room,
             "username": username,
             "content": content,
             "user": user,
             **({"to": to} if to else {}),
-            "epoch": room.epoch,
+            "epoch": epoch,
             "offset": offset,
             "ts": ts_ms,
         }

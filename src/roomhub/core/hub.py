@@ -103,7 +103,6 @@ class Hub(Generic[C]):
         self._answer_s = (limits.pong_timeout_s - limits.ping_interval_s) / 2
         self._message_rate = Rate(limits.message_rate_per_s, limits.message_burst)
         self._messages_in = 0
-        self._store_failures = 0
         self._bytes_in = 0
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             Connected: self._connected,
@@ -308,7 +307,7 @@ class Hub(Generic[C]):
                 (room.head - member.cursor for room in self._rooms.values() for member in room.behind), default=0
             ),
             evictions=dict(self._state.evictions),
-            store_failures=self._store_failures,
+            store_failures=self._state.store_failures,
             refusals=dict(self._state.refusals),
         )
 
@@ -405,6 +404,9 @@ class Hub(Generic[C]):
         if not session.blocked:
             session.blocked = True
             self._delivery.stop(session)
+            self._membership.judge_direct(session, now)
+            if not session.is_live:
+                return
         self._deadlines.arm("write", session, now)
 
     def _writable(self, event: Writable[C], now: float) -> None:
@@ -475,7 +477,6 @@ class Hub(Generic[C]):
             self._speech.stored(event.refs, event.reserved, now)
 
     def _store_failed(self, event: StoreFailed, now: float) -> None:
-        self._store_failures += 1
         self._speech.store_failed(event.refs, event.error)
 
     def _loaded(self, event: Loaded, now: float) -> None:
@@ -544,7 +545,7 @@ class Hub(Generic[C]):
     def _age_log(self, room: Room[C], now: float) -> None:
         """Let go of the history that would be older than ``log_age_s`` at the next look."""
         room.forget(now - self.limits.log_age_s * (1 - 1 / LOG_AGE_LOOKS))
-        if room.log:
+        if room.log and (self._rooms.get(room.name) is room or self._state.mailboxes.get(room.name[1:]) is room):
             self._deadlines.arm("age", room, now)
 
     def _judge_lag(self, now: float) -> None:

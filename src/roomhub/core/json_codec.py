@@ -37,6 +37,10 @@ __all__ = ["JsonCodec", "Raw"]
 BIGGEST_INTEGER: Final = 2**53 - 1
 """Of an id and an offset: beyond it a JavaScript client cannot tell one from the next (RFC 8259 section 6)."""
 
+DEEPEST: Final = 16
+"""How many levels metadata may have. A parser may bound them (RFC 8259 section 9); and what one peer says is rendered
+for others, at a depth of the program's stack that nobody foresees."""
+
 _BUILDERS: Final[Mapping[str, Callable[..., Request]]] = {
     "hello": Hello,
     "join": Join,
@@ -192,6 +196,8 @@ class JsonCodec:
     def _meta(self, value: Any) -> _Checked:
         if not isinstance(value, dict):
             return None, "an object"
+        if not _is_flat(value):
+            return None, f"an object of at most {DEEPEST} levels"
         if len(_dumps(value).encode()) > self._meta_bytes:
             return None, f"an object of at most {self._meta_bytes:g} bytes"
         return value, ""
@@ -236,6 +242,17 @@ def _field_without_utf8(data: dict[str, Any]) -> str | None:
         except UnicodeEncodeError:
             return name.encode(errors="replace").decode()
     return None
+
+
+def _is_flat(value: Any) -> bool:
+    """Whether a value has at most ``DEEPEST`` levels of objects and arrays."""
+    level = [value]
+    for _ in range(DEEPEST):
+        inner = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [each for values in inner for each in values if isinstance(each, dict | list)]
+        if not level:
+            return True
+    return False
 
 
 def _text(value: Any) -> _Checked:

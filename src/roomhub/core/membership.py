@@ -5,7 +5,7 @@ The end of a connection is here too, since it leaves its rooms.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Final, Generic
 
 from typing_extensions import TypeVar
@@ -375,15 +375,7 @@ class Membership(Generic[C]):
         """A v1 request comes to nothing: say why. Errors of the peer's own making, with ``now``, are counted."""
         if not session.is_live:
             return
-        error = errors.ERRORS[name]
-        fields: dict[str, Any] = {} if id_ is None else {"id": id_}
-        fields |= {"code": error.code, "name": name, "message": message, "retry": error.retry}
-        if field:
-            fields["field"] = field
-        if retry_after_s:
-            fields["retry_after_ms"] = math.ceil(retry_after_s * 1000)
-        if room:
-            fields["room"] = room
+        fields = self.error_fields(name, message, id_, field=field, room=room, retry_after_s=retry_after_s)
         self._state.give(session, "error", fields)
         if now is None:
             return
@@ -395,6 +387,21 @@ class Membership(Generic[C]):
         else:
             talk.errors_due_s = due
             self.judge_direct(session, now)
+
+    def error_fields(
+        self, name: str, message: str, id_: Id | None, *, field: str = "", room: str = "", retry_after_s: float = 0.0
+    ) -> Mapping[str, Any]:
+        """The message of v1 that says so."""
+        error = errors.ERRORS[name]
+        fields: dict[str, Any] = {} if id_ is None else {"id": id_}
+        fields |= {"code": error.code, "name": name, "message": message, "retry": error.retry}
+        if field:
+            fields["field"] = field
+        if retry_after_s:
+            fields["retry_after_ms"] = math.ceil(retry_after_s * 1000)
+        if room:
+            fields["room"] = room
+        return fields
 
     # -- rooms --------------------------------------------------------------------------------------------------------
 
@@ -506,7 +513,6 @@ class Membership(Generic[C]):
             for user, key in room.talk.keys:
                 self._deadlines.cancel("key", (room, user, key))
             room.talk.keys.clear()
-        # Its roster, or a look at its log, may be due in this very tick: then there is nothing left to tell or to keep.
+        # Its roster may be due in this very tick: then there is nothing left to tell. Its log stays for who replays it.
         room.arrivals.clear()
         room.departures.clear()
-        room.log.clear()

@@ -4,9 +4,9 @@ A replay is pulled like everything else, a chunk at a time, at the client's own 
 room's log and at most one page from the store, so one of a million messages costs what one of ten does.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol
 
 from typing_extensions import TypeVar
 
@@ -15,16 +15,99 @@ from roomhub.core.message import CHAT, DM, Message, Position, Record
 from roomhub.core.room import Room
 from roomhub.core.storage import StoredGap
 
-__all__ = ["Recovery", "Replay", "first_logged", "is_asking", "is_older", "records_from", "recover"]
+__all__ = ["Later", "Recovery", "Replay", "Reply", "first_logged", "is_asking", "is_older", "records_from", "recover"]
 
 C = TypeVar("C", bound=Hashable)
+
+
+class Later(Protocol):
+    """What stands in line for one client, and is made when its turn comes.
+
+    So what a client asks for and does not read costs what the question costs, not what the answer would.
+
+    Attributes:
+        is_done: it has given all its frames.
+        needs_page: the store has to be asked before it can go on.
+        needs_store: now or later.
+        is_asking: the store is being asked.
+        fetch: asks the store; given the time.
+    """
+
+    is_asking: bool
+    fetch: Callable[[float], None]
+
+    @property
+    def is_done(self) -> bool: ...
+
+    @property
+    def needs_page(self) -> bool: ...
+
+    @property
+    def needs_store(self) -> bool: ...
+
+    def read(self, most_bytes: float, *, at_least_one: bool) -> list[Frame]:
+        """The next frames, at most so many bytes, but perhaps at least one; none if it is done, or needs a page."""
+        ...
+
+    def give_up(self) -> None:
+        """Ask no store any more."""
+        ...
+
+
+class Reply:
+    """One frame.
+
+    Args:
+        make: makes it.
+        fetch: asks the store for what it needs, which then is given to ``make_by``.
+    """
+
+    __slots__ = ("_frame", "_make", "_otherwise", "fetch", "is_asking", "is_done")
+
+    def __init__(self, make: Callable[[], Frame], fetch: Callable[[float], None] | None = None) -> None:
+        self._make: Callable[[], Frame] | None = None if fetch else make
+        self._frame: Frame | None = None
+        self.fetch: Callable[[float], None] = fetch or _fetch_nothing
+        self.is_asking: bool = False
+        self.is_done: bool = False
+        self._otherwise = make
+
+    @property
+    def needs_page(self) -> bool:
+        return self._make is None
+
+    @property
+    def needs_store(self) -> bool:
+        return self._make is None
+
+    def make_by(self, make: Callable[[], Frame]) -> None:
+        """What it needs is there."""
+        self.is_asking = False
+        self._make = make
+
+    def give_up(self) -> None:
+        self._make = self._make or self._otherwise
+
+    def read(self, most_bytes: float, *, at_least_one: bool) -> list[Frame]:
+        if self._make is None:
+            return []
+        if self._frame is None:
+            self._frame = self._make()
+        if wire_bytes(self._frame) > most_bytes and not at_least_one:
+            return []
+        self.is_done = True
+        return [self._frame]
+
+
+def _fetch_nothing(now: float) -> None:
+    raise AssertionError("this needs no page")
 
 
 class Replay(Generic[C]):
     """The messages of a room from one offset to another that a session has yet to get.
 
     What the room's log has let go of is asked of the store, a page at a time. What the store has not either, or there
-    is none, is told as a gap.
+    is none, is told as a gap. Should the room begin a new epoch meanwhile, the rest is not to be had.
 
     Args:
         room: the room, or mailbox.
@@ -35,12 +118,27 @@ class Replay(Generic[C]):
     Attributes:
         room: as given.
         is_asking: a page is on its way.
+        fetch: set by whoever makes it.
     """
 
-    __slots__ = ("_gaps", "_has_store", "_lane", "_next", "_page", "_page_end", "_until", "is_asking", "room")
+    __slots__ = (
+        "_epoch",
+        "_gaps",
+        "_has_store",
+        "_lane",
+        "_next",
+        "_page",
+        "_page_end",
+        "_until",
+        "fetch",
+        "is_asking",
+        "room",
+    )
 
     def __init__(self, room: Room[C], lane: Lane, first: int, last: int, *, has_store: bool) -> None:
         self.room: Room[C] = room
+        self.fetch: Callable[[float], None] = _fetch_nothing
+        self._epoch = room.epoch
         self._lane = lane
         self._next = first
         self._until = last
@@ -58,13 +156,15 @@ class Replay(Generic[C]):
     def needs_page(self) -> bool:
         """The store has to be asked for what comes next."""
         next_ = self._next
-        return self._has_store and self._page_end < next_ <= self._until and next_ < first_logged(self.room)
+        is_here = self.room.epoch != self._epoch or next_ >= first_logged(self.room)
+        return self._has_store and self._page_end < next_ <= self._until and not is_here
 
     @property
     def needs_store(self) -> bool:
         """The store has to be asked for something of it, now or later."""
         known = max(self._next - 1, self._page_end)
-        return self._has_store and known < self._until and known + 1 < first_logged(self.room)
+        is_here = self.room.epoch != self._epoch or known + 1 >= first_logged(self.room)
+        return self._has_store and known < self._until and not is_here
 
     @property
     def wanted(self) -> tuple[int, int]:
@@ -85,7 +185,7 @@ class Replay(Generic[C]):
         frames: list[Frame] = []
         for last, piece in self._pieces():
             if isinstance(piece, str):
-                frame = gap_frame(self._lane, self.room, self._next, last, piece)
+                frame = gap_frame(self._lane, self.room.name, self._epoch, self._next, last, piece)
             else:
                 frame = self._lane.direct(self._lane.codec.encode(message_of(self.room, piece)))
             size = wire_bytes(frame)
@@ -101,6 +201,10 @@ class Replay(Generic[C]):
     def _pieces(self) -> Iterator[tuple[int, Record | str]]:
         """What comes next, as far as it is known: a message and its offset, or up to where there is none and why."""
         room, at, end = self.room, self._next, self._page_end
+        if room.epoch != self._epoch:
+            if not self.is_done:
+                yield self._until, "epoch"
+            return
         records: Iterator[Record] = (record for record in self._page if record[3] >= at)
         if not self._has_store or max(at, end + 1) >= first_logged(room):
             records = chain(records, records_from(room, max(at, end + 1)))
@@ -190,13 +294,13 @@ def message_of(room: Room[Any], record: Record) -> Message:
     return Message(DM if to else CHAT, room.name, user, username, content, offset, ts_ms, epoch=room.epoch, to=to)
 
 
-def gap_frame(lane: Lane, room: Room[Any], first: int, last: int, reason: str) -> Frame:
+def gap_frame(lane: Lane, room: str, epoch: str, first: int, last: int, reason: str) -> Frame:
     """What tells a v1 client that it has missed the messages from ``first`` to ``last``."""
     assert lane.talker is not None
-    fields = {"room": room.name, "epoch": room.epoch, "from": first, "to": last, "reason": reason}
+    fields = {"room": room, "epoch": epoch, "from": first, "to": last, "reason": reason}
     return lane.direct(lane.talker.notice("gap", fields))
 
 
 def is_asking(direct: Sequence[Any]) -> bool:
-    """Whether what comes next of this is a replay that waits for the store."""
-    return isinstance(direct[0], Replay) and direct[0].is_asking
+    """Whether what comes next of this waits for the store."""
+    return getattr(direct[0], "is_asking", False)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic
 from typing_extensions import TypeVar
 
 from roomhub.core.codec import Chunk, Frame, Lane, wire_bytes
-from roomhub.core.message import CHAT, PASSING, Message, Record
+from roomhub.core.message import CHAT, PASSING, Message, Position, Record
 from roomhub.core.roster import Item, Roster
 
 if TYPE_CHECKING:
@@ -216,11 +216,13 @@ class Room(Generic[C]):
         "_walk",
         "_walk_at",
         "arrivals",
+        "began_at",
         "behind",
         "departures",
         "epoch",
         "floor",
         "head",
+        "home",
         "is_loaded",
         "lanes",
         "log",
@@ -246,6 +248,9 @@ class Room(Generic[C]):
         # With a store: up to where offsets may be given, and whether the log has what the store has of it.
         self.reserved: float = math.inf
         self.is_loaded: bool = True
+        # A store that fell too far behind: the epoch and offset where it goes on once the store can take more.
+        self.home: Position | None = None
+        self.began_at: int = -1  # the index of the notice that offsets began anew, if they did
         self.ts_ms: int = 0
         self.talk: RoomTalk | None = None
         self.log: deque[Record] = deque()

@@ -18,7 +18,7 @@ from typing_extensions import TypeVar
 
 from roomhub.core.codec import Frame, Lane
 from roomhub.core.message import Position
-from roomhub.core.replay import Replay
+from roomhub.core.replay import Later
 from roomhub.core.requests import Hello, Join
 from roomhub.core.room import Member
 
@@ -85,7 +85,8 @@ class Session(Generic[C]):
 
     Attributes:
         members: its place in each of its rooms.
-        direct: frames and replays for it alone, before room frames; None when empty, as it nearly always is.
+        direct: frames for it alone, some made only when they are pulled, before room frames; None when empty, as it
+            nearly always is.
         talk: what it has beside this if its client talks.
         waiting: it was named by ``ready`` (or will be) and has not pulled all since.
         heard_at: when something of the peer last came in.
@@ -120,7 +121,7 @@ class Session(Generic[C]):
         self.shares: bool = shares
         self.state: State = State.OPEN
         self.members: tuple[Member[C], ...] = ()
-        self.direct: list[Frame | Replay[C]] | None = None
+        self.direct: list[Frame | Later] | None = None
         self.talk: Talk | None = None
         self.direct_bytes: int = 0
         self.waiting: bool = False

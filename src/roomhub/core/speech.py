@@ -1,14 +1,15 @@
 """What is said: the one path of a message into a room, whoever said it, and those of what goes into no room's log."""
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Generic
+from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
 from roomhub.core.codec import Lane, wire_bytes
 from roomhub.core.effects import Announce, Report, Settle, Store
 from roomhub.core.membership import Membership
-from roomhub.core.message import CHAT, DM, PASSING, PRESENCE, Message, Position
+from roomhub.core.message import CHAT, DM, PASSING, PRESENCE, Message, Notice, Position
 from roomhub.core.requests import Id
 from roomhub.core.room import Member, Receipt, Room, RoomTalk
 from roomhub.core.roster import Roster
@@ -16,7 +17,7 @@ from roomhub.core.session import OPEN, Session
 from roomhub.core.state import HubState
 from roomhub.core.storage import StoredMessage
 
-__all__ = ["Answer", "Speech"]
+__all__ = ["Answer", "Speech", "epoch_notice"]
 
 C = TypeVar("C", bound=Hashable)
 
@@ -87,7 +88,7 @@ class Speech(Generic[C]):
             # Nobody may be heard before it is said to be here.
             self._membership.tell_presence(room)
         talk = room.talk
-        if talk is not None and message.user in talk.roster.changed:
+        if talk is not None and message.user in talk.roster.changed and message.user not in talk.roster.told:
             self._membership.tell_roster(room)
         self._place(room, message, now)
         room.append(message)
@@ -99,7 +100,7 @@ class Speech(Generic[C]):
 
     def _place(self, room: Room[C], message: Message, now: float) -> None:
         if room.offset >= room.reserved:
-            self._begin_epoch(room)
+            self._drift(room)
         room.offset += 1
         message.offset = room.offset
         message.epoch = room.epoch
@@ -113,18 +114,34 @@ class Speech(Generic[C]):
             self._deadlines.arm("age", room, now)
         self.published += 1
 
-    def _begin_epoch(self, room: Room[C]) -> None:
-        """The store is so far behind that a further offset might be given twice: offsets begin anew instead."""
-        state = self._state
-        assert state.store is not None
-        room.epoch = state.new_epoch()
-        room.offset = 0
-        room.reserved = state.store.reserve
+    def _drift(self, room: Room[C]) -> None:
+        """The store is so far behind that a further offset might be given twice. So until it can say that it will not
+        be, the room lives in an epoch of its own that is not stored; what it has in the store stays as it is."""
+        room.home = Position(room.epoch, room.offset)
+        room.reserved = math.inf
+        self._change_epoch(room, Position(self._state.new_epoch(), 0))
+
+    def _come_home(self, room: Room[C], home: Position, upto: int) -> None:
+        """The store can take more."""
+        room.home = None
+        room.reserved = upto
+        self._change_epoch(room, home)
+        room.is_loaded = not home.offset
+
+    def _change_epoch(self, room: Room[C], to: Position) -> None:
+        room.epoch, room.offset = to
         room.log.clear()
         room.log_bytes = 0
         room.is_loaded = True
-        fields = {"room": room.name, "epoch": room.epoch, "from": 0, "to": 0, "reason": "epoch"}
-        room.append(Message(PRESENCE, room.name, "", "", "", notice=("gap", fields)))
+        room.began_at = room.head
+        notice = epoch_notice(room, room.offset)
+        if not room.name.startswith("@"):
+            room.append(Message(PRESENCE, room.name, "", "", "", notice=notice))
+            self._state.grow(room)
+            return
+        for device in self._state.users.get(room.name[1:], ()):
+            if device.talk is not None and device.state is OPEN:
+                self._state.give(device, *notice)
 
     # -- what became of it --------------------------------------------------------------------------------------------
 
@@ -156,13 +173,18 @@ class Speech(Generic[C]):
                     self._membership.take_keys(room, talk, now)
                 talk.keys[message.user, key] = receipt
                 self._deadlines.arm("key", (room, message.user, key), now)
-            if store is not None and store.confirms:
+            if room.home is not None:
+                receipt.error = "the store is too far behind"
+                self._refuse_unstored(ref)
+            elif store is not None and store.confirms:
                 receipt.waiting = [(ref, False)]
             else:
                 self._acknowledge(ref, receipt, is_repeated=False)
         elif ref is not None:
             self._effects.append(Settle(ref, Position(room.epoch, message.offset)))
-        if store is not None:
+        if room.home is not None:
+            self._state.store_failures += 1
+        elif store is not None:
             kept = StoredMessage(
                 room.name,
                 room.epoch,
@@ -190,11 +212,14 @@ class Speech(Generic[C]):
             if room is not None:
                 if room.epoch == epoch:
                     room.reserved = max(room.reserved, upto)
+                elif room.home is not None and room.home.epoch == epoch and room.home.offset < upto:
+                    self._come_home(room, room.home, upto)
             elif name in store.rooms and store.rooms[name].epoch == epoch:
                 store.rooms[name] = store.rooms[name]._replace(reserved=upto)
 
     def store_failed(self, refs: Sequence[Hashable], error: str) -> None:
         """Messages were said and will not be kept: say so to whoever waits for it."""
+        self._state.store_failures += 1
         for receipt in _receipts(refs):
             receipt.error = error
             waiting, receipt.waiting = receipt.waiting or (), None
@@ -337,6 +362,11 @@ class Speech(Generic[C]):
         """A tick's events go out, before anything is written."""
         for room in list(self._state.passing):
             self._state.tell_passing(room)
+
+
+def epoch_notice(room: Room[Any], offset: int) -> Notice:
+    """What tells v1 clients that offsets go on in the room's epoch, behind this one."""
+    return "gap", {"room": room.name, "epoch": room.epoch, "from": min(1, offset), "to": offset, "reason": "epoch"}
 
 
 def _receipts(refs: Sequence[Hashable]) -> list[Receipt]:

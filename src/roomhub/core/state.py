@@ -16,6 +16,7 @@ from roomhub.core.delivery import Delivery
 from roomhub.core.effects import Effect, Load
 from roomhub.core.limits import Limits
 from roomhub.core.message import Message, Record
+from roomhub.core.replay import Reply
 from roomhub.core.room import RECORD_OVERHEAD_BYTES, Receipt, Room
 from roomhub.core.session import Session
 from roomhub.core.storage import Page, Snapshot, StoredMessage, StoredRoom
@@ -95,6 +96,7 @@ class HubState(Generic[C]):
         grown: rooms with new entries, whose blocked members are judged at the next tick.
         evictions, refusals: connections closed, and not let in, by the reason's name.
         dropped: messages that came to nothing.
+        store_failures: how often something was not stored.
         secrets: the sessions that can be taken over, by what they can be resumed with.
         ended: the users of those that ended and can be resumed still.
         mailboxes: the logs of direct messages, by the user whose they are.
@@ -130,6 +132,7 @@ class HubState(Generic[C]):
         "secrets",
         "sessions",
         "store",
+        "store_failures",
         "users",
         "wall_offset_ms",
     )
@@ -175,6 +178,7 @@ class HubState(Generic[C]):
         self.loading: dict[Room[C], list[tuple[Session[C], Callable[[float], None]]]] = {}
         self.wall_offset_ms: float = 0.0
         self.dropped: int = 0
+        self.store_failures: int = 0
         self.evictions: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
 
@@ -205,9 +209,10 @@ class HubState(Generic[C]):
 
     def put_away(self, room: Room[C]) -> None:
         """The room goes from memory; the store has it still."""
-        if self.store is not None and room.offset:
-            reserved = int(room.reserved)
-            self.store.rooms[room.name] = StoredRoom(room.name, room.epoch, room.offset, reserved, room.ts_ms)
+        epoch, offset = room.home or (room.epoch, room.offset)
+        if self.store is not None and offset:
+            reserved = offset if room.home else int(room.reserved)
+            self.store.rooms[room.name] = StoredRoom(room.name, epoch, offset, reserved, room.ts_ms)
 
     def fetch(
         self,
@@ -253,6 +258,18 @@ class HubState(Generic[C]):
         assert lane.talker is not None
         frame = lane.direct(lane.talker.notice(kind, fields))
         self.delivery.give(session, [frame], wire_bytes(frame))
+
+    def give_later(
+        self,
+        session: Session[C],
+        kind: str,
+        make: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        """The same, but its fields are looked up when it is pulled: for what may be large."""
+        lane = session.lane
+        talker = lane.talker
+        assert talker is not None
+        self.delivery.give_later(session, Reply(lambda: lane.direct(talker.notice(kind, make()))))
 
     def tell_passing(self, room: Room[C]) -> None:
         """What is to be told to who is in the room now goes out."""

@@ -217,8 +217,14 @@ class HistoryFile:
 
     # -- storing ------------------------------------------------------------------------------------------------------
 
-    def store(self, messages: Sequence[tuple[StoredMessage, int]]) -> tuple[dict[tuple[str, str], int], dict[int, str]]:
+    def store(
+        self, messages: Sequence[tuple[StoredMessage, int]], ahead: Mapping[tuple[str, str], int]
+    ) -> tuple[dict[tuple[str, str], int], dict[int, str]]:
         """Store messages, each given with its size in bytes, in one transaction.
+
+        Args:
+            messages: with offsets that rise in each room.
+            ahead: by room and epoch, up to where offsets are in use already.
 
         Returns:
             The rooms, with their epochs, that have more reserved now, and up to where; the indices of messages that
@@ -248,8 +254,7 @@ class HistoryFile:
                 if key is not None:
                     keys.append((room, user, key, epoch, offset, ts_ms))
             for log in touched.values():
-                if log.reserved - log.last < self._reserve / 2:
-                    log.reserved = reserved[log.name, log.epoch] = log.last + self._reserve
+                self._reserve_ahead(log, ahead.get((log.name, log.epoch), 0), reserved)
             self._insert("INSERT INTO messages (room, offset, user, username, content, ts_ms, addressee, bytes)", rows)
             self._insert("INSERT OR REPLACE INTO keys (room, user, key, epoch, offset, ts_ms)", keys)
             self._insert(
@@ -262,6 +267,23 @@ class HistoryFile:
             if log.messages > self._keep.messages or log.bytes > self._keep.bytes:
                 self._overfull[log.id] = None
         return reserved, refused
+
+    def reserve_ahead(self, ahead: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+        """Reserve offsets above those that are in use, though none of their messages is stored; as ``store`` does."""
+        reserved: dict[tuple[str, str], int] = {}
+        with self._transaction():
+            for (room, epoch), offset in ahead.items():
+                known = self._database.execute("SELECT epoch FROM rooms WHERE name = ?", (room,)).fetchone()
+                if known is None or known[0] == epoch:
+                    log = self._log(room, epoch)
+                    self._reserve_ahead(log, offset, reserved)
+                    self._database.execute("UPDATE rooms SET reserved = ? WHERE id = ?", (log.reserved, log.id))
+        return reserved
+
+    def _reserve_ahead(self, log: _Log, in_use: int, reserved: dict[tuple[str, str], int]) -> None:
+        in_use = max(in_use, log.last)
+        if log.reserved - in_use < self._reserve / 2:
+            log.reserved = reserved[log.name, log.epoch] = in_use + self._reserve
 
     def _log(self, room: str, epoch: str) -> _Log:
         """The room's row, new if this is a new epoch."""

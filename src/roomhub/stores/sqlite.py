@@ -78,7 +78,8 @@ class SqliteHistory:
         durability: what is safe once it is ``Stored``: after "process" it survives the end of the process, however
             sudden; after "power" that of the machine too, at one or two syncs of the disk a batch. With "process" a
             power cut may take the last seconds, and their offsets are given again.
-        reserve: how many offsets a room reserves ahead.
+        reserve: how many offsets a room reserves ahead: as many as may be given before the store is heard of again.
+            After a kill those are a gap, so clients may be told of so many lost messages, if there were any.
         now_ms: Unix milliseconds.
 
     Raises:
@@ -98,7 +99,7 @@ class SqliteHistory:
         queue_messages: float = 10_000,
         queue_bytes: float = 16 * 1024 * 1024,
         durability: Literal["process", "power"] = "process",
-        reserve: int = 1_000,
+        reserve: int = 20_000,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         for name, value in list(locals().items()):
@@ -124,6 +125,7 @@ class SqliteHistory:
         self._asked = self._settled = 0  # appends and calls since ``open``
         self._loads: deque[_Load] = deque()
         self._unstored: dict[tuple[str, str], int] = {}  # by room and epoch: the last offset that is not in the file
+        self._short: set[tuple[str, str]] = set()  # those of which more offsets may have to be reserved
         # The writer's own.
         self._file: HistoryFile
         self._report: Callable[[Report], None]
@@ -165,7 +167,7 @@ class SqliteHistory:
             if not self._accepting:
                 return False
             if not size or self.queued >= self._queue_messages or self._bytes + size > self._queue_bytes:
-                self._unstored[message.room, message.epoch] = message.offset
+                self._note_unstored(message)
                 return False
             self._bytes += size
             self._ask(_Append(message, ref, size))
@@ -270,6 +272,11 @@ class SqliteHistory:
         """False from a failure until a batch is committed."""
         return self._is_healthy
 
+    def _note_unstored(self, message: StoredMessage) -> None:
+        place = message.room, message.epoch
+        self._unstored[place] = max(self._unstored.get(place, 0), message.offset)
+        self._short.add(place)
+
     def _call(self, do: Callable[[HistoryFile], None], ref: Hashable) -> bool:
         with self._wake:
             if not self._accepting or self.queued >= self._queue_messages:
@@ -334,6 +341,7 @@ class SqliteHistory:
 
     def _write(self, batch: Sequence[_Append | _Call]) -> None:
         messages = [item for item in batch if isinstance(item, _Append)]
+        ahead = self._ahead()
         reserved: dict[tuple[str, str], int] = {}
         refused: dict[int, str] = {}
         error = ""
@@ -341,7 +349,7 @@ class SqliteHistory:
             if isinstance(batch[0], _Call):
                 batch[0].do(self._file)
             else:
-                reserved, refused = self._file.store([(item.message, item.size) for item in messages])
+                reserved, refused = self._file.store([(item.message, item.size) for item in messages], ahead)
         except Exception as caught:
             error = f"{type(caught).__name__}: {caught}"
             self._failures += 1
@@ -351,24 +359,45 @@ class SqliteHistory:
         with self._wake:
             self._settled += len(batch)
             self._bytes -= sum(item.size for item in messages)
-            if error:
-                self._unstored |= {(item.message.room, item.message.epoch): item.message.offset for item in messages}
+            for item in messages:
+                if error:
+                    self._note_unstored(item.message)
+                elif self._unstored and self._unstored.get(item.message[:2], inf) <= item.message.offset:
+                    del self._unstored[item.message.room, item.message.epoch]
         self._tidy_at = min(self._tidy_at, time.monotonic() + TIDY_INTERVAL_S)
         refs = [item.ref for index, item in enumerate(batch) if item.ref is not None and index not in refused]
         self._tell(StoreFailed(refs, error) if error else Stored(refs, reserved))
         for index, reason in refused.items():
             self._tell(StoreFailed([ref for ref in [batch[index].ref] if ref is not None], reason))
 
+    def _ahead(self) -> dict[tuple[str, str], int]:
+        """Up to where rooms have offsets in use that are not in the file, if the store is behind."""
+        with self._wake:
+            waiting = list(self._queue) if len(self._queue) > self._commit_messages else ()
+            ahead = dict(self._unstored)
+        for item in waiting:
+            if isinstance(item, _Append):
+                ahead[item.message.room, item.message.epoch] = item.message.offset
+        return ahead
+
     def _tidy(self) -> None:
         interval_s = IDLE_TIDY_INTERVAL_S if self._keep.age_ms < inf else inf
         try:
+            with self._wake:
+                short = {place: self._unstored.get(place, 0) for place in self._short}
+            if short:
+                # Rooms that ran out of offsets wait for these.
+                if reserved := self._file.reserve_ahead(short):
+                    self._tell(Stored((), reserved))
+                with self._wake:
+                    self._short -= {place for place, offset in short.items() if self._unstored.get(place, 0) == offset}
             if self._file.tidy(2 * self._commit_messages):  # more than a batch: it keeps up with any load
-                interval_s = 0
+                interval_s = 0.0
         except Exception:
             _log.exception("the history in %r could not be tidied up", self._path)
             self._failures += 1
             self._is_healthy = False
-            interval_s = IDLE_TIDY_INTERVAL_S
+            interval_s = TIDY_INTERVAL_S if self._short else IDLE_TIDY_INTERVAL_S
         self._tidy_at = time.monotonic() + interval_s
 
     def _answer(self, load: _Load) -> Loaded:

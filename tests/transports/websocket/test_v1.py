@@ -182,6 +182,36 @@ async def test_bad_input_gets_an_error_and_disturbs_nobody(driver: Driver, text:
         assert [message["content"] for message in heard if message["type"] == "chat"] == ["still here"]
 
 
+async def test_metadata_of_any_depth_disturbs_nobody(driver: Driver) -> None:
+    """Row 40. With two devices it is rendered from two depths of the program's stack."""
+    async with serving(driver, limits=Limits(error_burst=1_000, message_burst=10_000)) as world:
+        ann, phone, ben = await join(world, "ann"), await connect(world, "ann"), await join(world, "ben")
+        await phone.ask("join", id="join", room="lobby")
+        for depth in (3, 30, *range(930, 1_000, 3)):
+            meta = '{"a":' + "[" * depth + "]" * depth + "}"
+            await phone.peer.say(f'{{"type":"presence","id":{depth},"room":"lobby","meta":{meta}}}')
+            while (reply := await phone.hear())["type"] not in ("ok", "error"):
+                pass
+            assert reply["type"] == ("ok" if depth == 3 else "error")
+        for device in (ann, phone):
+            assert (await device.ask("leave", id="bye", room="lobby"))["type"] == "ok"
+        assert (await ben.ask("members", id="m", room="lobby"))["type"] == "ok"
+
+
+async def test_questions_in_one_packet_cost_no_more_than_their_answers_one_by_one(driver: Driver) -> None:
+    async with serving(driver) as world:
+        ann = await join(world, "ann")
+        for number in range(100):
+            await ann.ask("chat", id=number, room="lobby", content="x" * 900)
+        question = json.dumps({"type": "history", "id": "page", "room": "lobby", "before": 101}).encode()
+        await ann.peer.send(frame(TEXT, question) * 100)
+        await until(lambda: world.runtime.statistics().messages_in == 202)
+        [client] = world.runtime.hub.clients()
+        assert world.runtime.hub._sessions[client].direct_bytes < 30_000
+        pages = [await ann.hear_until("ok", id="page") for _ in range(100)]
+        assert all(len(page[-1]["messages"]) == 67 for page in pages), "as many as a chunk holds"
+
+
 async def test_many_errors_close(driver: Driver) -> None:
     """Row 46."""
     async with serving(driver, limits=Limits(error_burst=3)) as world:

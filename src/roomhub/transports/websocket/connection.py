@@ -317,8 +317,10 @@ class Connection(ABC):
         if self.phase is Phase.GONE:
             return
         self.phase = Phase.GONE
-        self._depart()
-        self.service.forget(self)
+        try:
+            self._depart()
+        finally:
+            self.service.forget(self)
 
     def pongs_taken(self) -> None:
         """What waited is being written, so that no pong of it can be replaced any more."""

@@ -198,8 +198,10 @@ class ReactorConnection(Connection):
         if self.phase is not Phase.GONE:
             self._rest = self._behind = None
             self._is_broken = True
-            self.ended()
-            self._reactor.bury(self)
+            try:
+                self.ended()
+            finally:
+                self._reactor.bury(self)
 
     @property
     def sock(self) -> socket.socket:
@@ -297,7 +299,10 @@ class Reactor:
             except Exception:
                 # A fault of ours or the program's is that connection's end, not the server's.
                 _log.exception("serving a connection raised; the server goes on")
-                connection.cut()
+                try:
+                    connection.cut()
+                except Exception:
+                    _log.exception("and so did its end")
 
     # -- sockets ------------------------------------------------------------------------------------------------------
 

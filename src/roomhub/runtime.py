@@ -162,7 +162,8 @@ class Runtime:
             except BaseException:
                 self._calls.end()
                 raise
-            self.hub.restore(snapshot, reserve=self._history.reserve, confirms=self._confirms_stored)
+            reserve, now = self._history.reserve, self.clock.now()
+            self.hub.restore(snapshot, reserve=reserve, confirms=self._confirms_stored, now=now)
         self.submit(ClockSet(self.clock.unix_ms()))
         # Not before: a runtime may be made where no event loop runs yet.
         self._flusher = anyio.CancelScope(shield=True)

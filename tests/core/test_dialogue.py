@@ -249,8 +249,19 @@ def test_a_join_may_be_asked_about() -> None:
     play = greeted("Ann")
     play.hub.authorizes = True
     play >> says("ann", "join", id=1, room="s") << Authorize("ann", "s", "Ann") << Nothing()
-    play >> says("ann", "join", id=2, room="s") << Hears("ann", error("already_joined", 2))
-    play >> Authorized("ann", "s") << Hears("ann", ok(1, room="s"), joined("Ann", 2))
+    play >> says("ann", "join", id=2, room="s") >> says("ann", "chat", id=4, room="s", content="hi") << Nothing()
+    (
+        play
+        >> Authorized("ann", "s")
+        << Hears(
+            "ann",
+            ok(1, room="s"),
+            error("already_joined", 2),
+            ok(4, offset=1),
+            joined("Ann", 2, room="s"),
+            "chat",
+        )
+    )
     play >> Authorized("ann", "t") << Nothing()
     play >> says("ann", "join", id=3, room="t") << Authorize("ann", "t", "Ann")
     play >> Denied("ann", "t") << Hears("ann", error("forbidden", 3, room="t"))
@@ -1322,7 +1333,7 @@ def test_a_key_is_good_once_also_where_a_plain_client_made_the_room_anew() -> No
 def test_who_skips_over_another_epoch_is_told_of_it() -> None:
     play = Playbook(v1_lag_messages=2)
     play.hub = Hub(epoch="e", limits=play.hub.limits, slow="skip")
-    play.hub.restore(Snapshot((), ()), reserve=3)
+    play.hub.restore(Snapshot((), ()), reserve=3, now=0)
     enter(play, "Ann")
     enter(play, "Ben")
     play.forget() >> Blocked("ann")
@@ -1378,3 +1389,131 @@ def test_a_telling_comes_before_its_time_only_for_who_is_not_known_yet() -> None
     for number in range(5):
         play >> says("ann", "presence", room="r", meta={"n": number}) >> says("ann", "chat", room="r", content="x")
     assert [message["type"] for message in play.hear("ben")].count("presence") == 1
+
+
+def test_what_is_said_while_a_hello_waits_is_heard_in_its_order() -> None:
+    play = Playbook() >> connected("ann", "Ann")
+    play.hub.authorizes = True
+    resume = {"session": "?", "rooms": {"r": {"epoch": "", "offset": 0}}}
+    play >> says("ann", "hello", id=1, resume=resume) << Authorize("ann", "r", "Ann")
+    (
+        play
+        >> says("ann", "hello", id=2)
+        >> says("ann", "chat", id=3, room="r", content="hi")
+        >> says("ann", "ping", id=4)
+    )
+    play << Nothing() >> Authorized("ann", "r")
+    play << Hears(
+        "ann", "welcome", error("bad_request", 2), ok(3, offset=1), {"type": "pong", "id": 4}, "user_joined", "chat"
+    )
+
+
+def test_many_joins_that_waited_do_not_nest() -> None:
+    play = greeted("Ann", rooms_per_client=2_000, join_burst=2_000, message_burst=5_000)
+    play.hub.authorizes = True
+    play >> says("ann", "join", id=0, room="first") << Authorize
+    for number in range(600):
+        play >> says("ann", "chat", id=number, room="r", content="x")
+    play >> Authorized("ann", "first")
+    assert [message["id"] for message in play.hear("ann") if message["type"] == "ok"] == [0, *range(600)]
+
+
+def test_who_says_too_much_while_it_waits_is_put_out() -> None:
+    play = greeted("Ann", direct_bytes=1_000)
+    play.hub.authorizes = True
+    play >> says("ann", "join", id=1, room="s") << Authorize
+    for _ in range(20):
+        if "ann" not in play.closed:
+            play >> says("ann", "chat", room="r", content="x" * 100)
+    assert play.closed == {"ann": "rate_limited"}
+    play.forget() >> Authorized("ann", "s") << Nothing()
+
+
+def test_a_rule_that_raises_leaves_a_hello_unsaid() -> None:
+    def rule(room: str) -> str | None:
+        raise LookupError(room)
+
+    play = Playbook()
+    play.hub = Hub(epoch="e", room_rule=rule)
+    play >> connected("ann", "Ann")
+    resume = {"session": "?", "rooms": {"r": {"epoch": "", "offset": 0}}}
+    with pytest.raises(LookupError):
+        play >> says("ann", "hello", id=1, resume=resume)
+    play >> says("ann", "hello", id=2) << Hears("ann", {"type": "welcome", "id": 2})
+
+
+@pytest.mark.parametrize("room", ["r", None])
+def test_a_kick_waits_for_no_grace(room: str | None) -> None:
+    """G5, row 20."""
+    play = greeted("Ann", "Ben") >> Disconnected("ben") << Nothing() >> Kick("Ben", room)
+    play << Hears("ann", left("Ben", 4, reason="kicked"))
+    resume = {"session": "secret of ben", "rooms": {}}
+    play >> connected("ben2", "Ben") >> says("ben2", "hello", id=1, resume=resume)
+    [welcome] = play.hear("ben2")
+    assert welcome["resumed"] is (room is not None)
+
+
+def test_a_kick_out_of_a_room_that_is_not_there() -> None:
+    greeted("Ann") >> Kick("Ben", "nowhere") << Nothing()
+
+
+def test_a_key_outlives_its_room() -> None:
+    """G4: it is good once for as long as it is remembered, whatever becomes of the room."""
+    play = greeted("Ann") >> says("ann", "chat", id=1, room="r", content="x", key="k") >> CloseRoom("r")
+    play >> says("ann", "join", id=2, room="r")
+    play.forget() >> says("ann", "chat", id=3, room="r", content="x", key="k")
+    play << Hears("ann", ok(3, epoch="e.1", offset=1, dup=True))
+
+
+def test_the_oldest_key_is_forgotten_where_there_are_too_many() -> None:
+    play = greeted("Ann", keys=2)
+    for key in "abc":
+        play >> says("ann", "chat", room="r", content=key, key=key)
+    assert list(play.hub._state.keys) == [("r", "Ann", "b"), ("r", "Ann", "c")]
+    play >> After(300)
+    assert not play.hub._state.keys
+    play.forget() >> Drain()
+
+
+def test_a_message_hook_sees_direct_messages_too() -> None:
+    play = greeted("Ann", "Ben")
+    play.hub.announces = True
+    play >> says("ann", "dm", id=1, to="Ben", content="damn", key="k")
+    announced = play.orders.popleft()
+    assert isinstance(announced, Announce)
+    message = announced.message
+    assert (message.kind, message.room, message.to, message.content) == ("dm", "@Ben", "Ben", "damn")
+    message.content = "d***"
+    play >> Published(message, announced.ref)
+    play << Hears("ben", dm("@Ben", "d***", 1, to="Ben")) << Hears("ann", dm("@Ann", "d***", 1), ok(1, room="@Ben"))
+    play >> says("ann", "dm", id=2, to="Ben", content="worse")
+    announced = play.orders.popleft()
+    assert isinstance(announced, Announce)
+    play >> Refused(announced.message, announced.ref) << Hears("ann", error("forbidden", 2)) << Nothing()
+
+
+def test_there_may_be_no_place_any_more_when_the_hook_has_answered() -> None:
+    play = greeted("Ann", rooms=1)
+    play.hub.announces = True
+    play >> says("ann", "dm", id=1, to="Ben", content="x")
+    announced = play.orders.popleft()
+    assert isinstance(announced, Announce)
+    play >> Published(announced.message, announced.ref) << Hears("ann", error("over_capacity", 1))
+
+
+@pytest.mark.parametrize("lane", ["v1", "plain"])
+def test_what_passes_puts_nobody_out(lane: str) -> None:
+    """What only who keeps up gets must not make anybody slow: neither by number nor by size."""
+    play = greeted("Ann", lag_messages=5, v1_lag_messages=5, lag_bytes=2_000, message_burst=1_000)
+    if lane == "v1":
+        enter(play, "Ben")
+    else:
+        play >> Connected("ben", TEXT, "Ben", ["r"])
+    play.forget() >> Blocked("ben")
+    for number in range(50):
+        play >> says("ann", "event", room="r", name=f"n{number}", content="x" * 500) >> After()
+    assert play.hub.state_of("ben") is State.OPEN
+    for _ in range(6):
+        play >> Publish("r", "x")
+    play >> After()
+    assert play.closed == {"ben": "slow_consumer"}

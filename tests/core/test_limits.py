@@ -57,6 +57,8 @@ DEFAULTS = {
     "typing_timeout_s": 6,
     "history_page": 100,
     "history_timeout_s": 5,
+    "stored_rooms": 1_000_000,
+    "keys": 100_000,
     "session_ttl_s": 300,
     "sessions": 100_000,
     "key_ttl_s": 300,

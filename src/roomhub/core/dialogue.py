@@ -96,8 +96,8 @@ class Dialogue(Generic[C]):
             Fault: self._fault,
         }
 
-    def received(self, session: Session[C], request: Request, now: float) -> None:
-        """A client said something."""
+    def received(self, session: Session[C], request: Request, size: int, now: float) -> None:
+        """A client said something, so many characters."""
         due = self._message_rate.take(session.message_due_s, now)
         if due is None:
             self._state.dropped += 1
@@ -106,12 +106,34 @@ class Dialogue(Generic[C]):
             fail(session, "rate_limited", "too many messages", request.id, retry_after_s=wait_s, now=now)
             return
         session.message_due_s = due
+        talk = session.talk
+        assert talk is not None
+        if talk.asked or talk.loads or talk.held:
+            # What it says next may build on what it waits for; so it waits too.
+            talk.held.append(request)
+            talk.held_bytes += size
+            if talk.held_bytes > self._limits.direct_bytes:
+                self._membership.evict(session, errors.RATE_LIMITED, now)
+        else:
+            self._handle(session, request, now)
+
+    def _go_on(self, session: Session[C], now: float) -> None:
+        """With what it has said while it waited for an answer."""
+        talk = session.talk
+        assert talk is not None
+        if talk.is_going_on:
+            return
+        talk.is_going_on = True
+        while talk.held and not talk.asked and not talk.loads and session.is_live:
+            self._handle(session, talk.held.popleft(), now)
+        talk.is_going_on = False
+        if not talk.held:
+            talk.held_bytes = 0
+
+    def _handle(self, session: Session[C], request: Request, now: float) -> None:
         if session.state is State.GREETING:
-            assert session.talk is not None
-            if isinstance(request, Hello) and session.talk.welcome is None:
+            if isinstance(request, Hello):
                 self._hello(session, request, now)
-            elif isinstance(request, Hello):
-                self._hello_again(session, request, now)
             elif isinstance(request, Fault):
                 self._fault(session, request, now)
             else:
@@ -138,6 +160,7 @@ class Dialogue(Generic[C]):
             self._enter_loaded(session, request, now)
         else:
             self._refuse_join(session, errors.FORBIDDEN, request, now)
+        self._go_on(session, now)
 
     # -- hello --------------------------------------------------------------------------------------------------------
 
@@ -149,18 +172,19 @@ class Dialogue(Generic[C]):
         if wanted and self._membership.admits(session, None, now) is not None:
             self._membership.evict(session, errors.RATE_LIMITED, now)
             return
+        # The rule is asked before anything changes, since it may raise.
+        faults = {name: self._room_fault(name) for name in wanted if not name.startswith("@")}
         talk.welcome = hello
         talk.knows_all = False
         self._deadlines.cancel("hello", session)
         mailbox = self._speech.known_mailbox(session.username, now)
         if mailbox is not None:
             self._deadlines.cancel("linger", mailbox)  # what it rejoins must not take its place
-        for name, since in wanted.items():
-            if name.startswith("@"):
-                continue
-            if (fault := self._room_fault(name)) is not None:
+        for name, fault in faults.items():
+            since = wanted[name]
+            if fault is not None:
                 talk.refused[name] = "bad_request", fault
-            elif len(talk.allowed) + len(talk.asked) >= self._limits.rooms_per_client:
+            elif len(talk.allowed) + len(talk.asked) + talk.loads >= self._limits.rooms_per_client:
                 talk.refused[name] = _JOIN_ERRORS[errors.RATE_LIMITED]
             elif self._state.authorizes:
                 talk.asked[name] = Join(name, since=since)
@@ -203,11 +227,12 @@ class Dialogue(Generic[C]):
         """
         talk, since = session.talk, request.since
         assert talk is not None
-        talk.asked[request.room] = request
+        talk.loads += 1
 
         def finish(missing: int | None, now: float) -> None:
-            talk.asked.pop(request.room, None)
+            talk.loads -= 1
             then(missing, now)
+            self._go_on(session, now)
 
         def measured(page: Page | None, now: float) -> None:
             if not session.is_live:
@@ -231,7 +256,7 @@ class Dialogue(Generic[C]):
     def _welcome_in_time(self, session: Session[C], now: float) -> None:
         talk = session.talk
         assert talk is not None
-        if talk.welcome is not None and not talk.asked and talk.knows_all:
+        if talk.welcome is not None and not talk.asked and not talk.loads and talk.knows_all:
             self._welcome(session, talk.welcome, now)
 
     def _welcome(self, session: Session[C], hello: Hello, now: float) -> None:
@@ -302,14 +327,16 @@ class Dialogue(Generic[C]):
     def _join(self, session: Session[C], request: Join, now: float) -> None:
         talk, name = session.talk, request.room
         assert talk is not None
-        if session.member_of(name) is not None or name in talk.asked:
-            self._refuse(session, "already_joined", "you are in this room", request.id, now, field="room", room=name)
+        if session.member_of(name) is not None:
+            if request.id is not None:  # otherwise the program wanted it
+                message = "you are in this room"
+                self._refuse(session, "already_joined", message, request.id, now, field="room", room=name)
             return
         fault = self._room_fault(name)
         reason = self._membership.admits(session, fault, now)
         if reason is errors.PROTOCOL:
             self._refuse(session, "bad_request", str(fault), request.id, now, field="room")
-        elif reason is not None or len(session.members) + len(talk.asked) >= self._limits.rooms_per_client:
+        elif reason is not None or len(session.members) >= self._limits.rooms_per_client:
             self._refuse_join(session, errors.RATE_LIMITED, request, now)
         elif self._state.authorizes:
             talk.asked[name] = request
@@ -432,10 +459,10 @@ class Dialogue(Generic[C]):
         fault = username_fault(request.to, max_bytes=self._limits.name_bytes, plain=False)
         if fault is not None:
             self._refuse(session, "bad_request", fault.replace("username", "to", 1), request.id, now, field="to")
-        elif not self._speech.write_to(
-            session, request.to, request.content, Answer(session, request.id, request.key), now
-        ):
-            self._refuse(session, "over_capacity", "there are as many rooms as there may be", request.id, now)
+        else:
+            answer = Answer(session, request.id, request.key)
+            if not self._speech.write_to(session, request.to, request.content, answer, now):
+                self._speech.refuse_place(answer)
 
     def _shout(self, session: Session[C], request: Shout, now: float) -> None:
         member = self._member(session, request.room, request.id, now)
@@ -527,7 +554,11 @@ class Dialogue(Generic[C]):
 
     def enter(self, session: Session[C], room: str, now: float) -> None:
         """The program lets it join; its ``ok`` has no id."""
-        if session.member_of(room) is None:
+        talk = session.talk
+        assert talk is not None
+        if talk.asked or talk.loads or talk.held:
+            talk.held.append(Join(room))
+        else:
             self._join(session, Join(room), now)
 
     def put_out(self, session: Session[C], room: str, reason: CloseReason) -> None:

@@ -42,12 +42,12 @@ from roomhub.core.events import (
 )
 from roomhub.core.limits import Limits
 from roomhub.core.membership import Membership
-from roomhub.core.message import CHAT, Message
+from roomhub.core.message import CHAT, DM, Kind, Message
 from roomhub.core.names import username_fault
 from roomhub.core.rates import Rate
 from roomhub.core.replay import is_asking
 from roomhub.core.requests import Chat, Join, Leave
-from roomhub.core.room import Room, Share
+from roomhub.core.room import Member, Receipt, Room, Share
 from roomhub.core.session import OPEN, Session, State, Talk
 from roomhub.core.speech import Speech
 from roomhub.core.state import LOG_AGE_LOOKS, Fetch, HubState, StoreState
@@ -236,7 +236,7 @@ class Hub(Generic[C]):
     def reports(self, on: bool) -> None:
         self._state.reports = on
 
-    def restore(self, snapshot: Snapshot, *, reserve: int, confirms: bool = True) -> None:
+    def restore(self, snapshot: Snapshot, *, reserve: int, confirms: bool = True, now: float) -> None:
         """There is a store: go on where it left off. Before the first event.
 
         From then on every message is given out as a ``Store`` effect, and what is not in memory is asked for with
@@ -246,6 +246,7 @@ class Hub(Generic[C]):
             snapshot: what the store has.
             reserve: how many offsets of a new epoch may be given before the store has said more.
             confirms: whether an ``ok`` waits until its message is stored.
+            now: monotonic seconds.
 
         Raises:
             RuntimeError: somebody is here already.
@@ -253,6 +254,9 @@ class Hub(Generic[C]):
         if self._sessions or self._rooms or self._state.store is not None:
             raise RuntimeError("restore a hub before anything else happens to it")
         self._state.store = StoreState(snapshot, reserve, confirms=confirms)
+        for key in snapshot.keys:
+            receipt = Receipt(key.room, key.epoch, key.offset, key.ts_ms)
+            self._state.remember((key.room, key.user, key.key), receipt, now)
 
     # -- questions ----------------------------------------------------------------------------------------------------
 
@@ -374,7 +378,7 @@ class Hub(Generic[C]):
             return
         request = session.lane.codec.decode(text)
         if session.talk is not None:
-            self._dialogue.received(session, request, now)
+            self._dialogue.received(session, request, len(text), now)
             return
         match request:
             case Chat():
@@ -462,9 +466,12 @@ class Hub(Generic[C]):
 
     def _announced(self, event: Published, now: float) -> None:
         message = event.message
-        self._check_message(message.room, content=message.content, username=message.username, user=message.user)
+        is_direct = message.kind == DM
+        room = None if is_direct else message.room
+        self._check_message(room, content=message.content, username=message.username, user=message.user)
         # A copy: it gets its place, and whoever made the event may say it again.
-        own = Message(CHAT, message.room, message.user, message.username, message.content)
+        kind: Kind = DM if is_direct else CHAT
+        own = Message(kind, message.room, message.user, message.username, message.content, to=message.to)
         self._speech.take_place(own, event.ref, now)
         self._speech.judge(event.ref, now)
 
@@ -528,8 +535,7 @@ class Hub(Generic[C]):
                 case "session":
                     self._state.ended.pop(key, None)  # another's end in this tick may have pushed it out
                 case "key":
-                    room, user, name = key
-                    room.talk.keys.pop((user, name), None)  # the room may have ended in this tick
+                    self._state.keys.pop(key, None)  # another may have pushed it out in this tick
                 case "typing":
                     room, user = key
                     self._speech.typing_ended(room, user)
@@ -552,17 +558,17 @@ class Hub(Generic[C]):
         """Put out who is too far behind. Only whoever refused a write in an earlier tick can be: others had no turn."""
         limits = self.limits
         grown, self._state.grown = self._state.grown, {}
-        slow = [
-            member
-            for room in grown
-            for member in room.behind
-            if (member.session.blocked or (member.session.direct is not None and is_asking(member.session.direct)))
-            and (
-                room.head - member.cursor - len(member.log.passing)
-                > (limits.v1_lag_messages if member.log.lane.v1 else limits.lag_messages)
-                or member.log.lag_bytes(member.cursor) > limits.lag_bytes
-            )
-        ]
+        slow: list[Member[C]] = []
+        for room in grown:
+            for member in room.behind:
+                session, log = member.session, member.log
+                most = limits.v1_lag_messages if log.lane.v1 else limits.lag_messages
+                # First what is cheap to know.
+                if room.head - member.cursor > most or log.lag_bytes(member.cursor) > limits.lag_bytes:
+                    count, size = log.lag(member.cursor)
+                    waits = session.blocked or (session.direct is not None and is_asking(session.direct))
+                    if waits and (count > most or size > limits.lag_bytes):
+                        slow.append(member)
         for member in slow:
             session = member.session
             if session.is_live and not session.blocked:
@@ -601,6 +607,7 @@ class Hub(Generic[C]):
 
     def _kick(self, command: Kick, now: float) -> None:
         self._check_reason(command.reason)
+        self._membership.end_graces(command.user, command.room, command.reason, now)
         for session in list(self._users.get(command.user, ())):
             member = session.member_of(command.room or "")
             if command.room is None or (member is not None and session.talk is None and len(session.members) == 1):
@@ -656,8 +663,8 @@ class Hub(Generic[C]):
 
     # -- what the caller gave -----------------------------------------------------------------------------------------
 
-    def _check_message(self, room: str, **texts: str) -> None:
-        if room not in self._rooms:
+    def _check_message(self, room: str | None, **texts: str) -> None:
+        if room is not None and room not in self._rooms:
             self._check_room_name(room)
         for name, text in texts.items():
             if not isinstance(text, str):

@@ -87,6 +87,8 @@ class Limits:
     """How many rooms one connection may be in; further joins are refused."""
     rooms: float = 100_000
     """How many rooms there may be in all; joins that would make one more are refused."""
+    stored_rooms: float = 1_000_000
+    """How many rooms and mailboxes a store may have; a row each, in memory too. What would make one more is refused."""
     room_linger_s: float = 300
     """How many seconds an empty room that v1 clients used keeps its log; one of plain clients alone goes at once."""
     connections_per_address: float = 256
@@ -117,6 +119,8 @@ class Limits:
     """How many ended sessions are kept for that; past it the oldest is forgotten, and its rooms are joined anew."""
     key_ttl_s: float = 300
     """How many seconds an idempotency key is remembered."""
+    keys: float = 100_000
+    """How many of them in all; past it the oldest is forgotten."""
     presence_interval_s: float = 0.5
     """Seconds between two such batches; plain clients get theirs at twice this interval."""
 

@@ -19,7 +19,7 @@ from roomhub.core.message import PRESENCE, Message, Record
 from roomhub.core.rates import Rate
 from roomhub.core.replay import first_logged
 from roomhub.core.requests import Id
-from roomhub.core.room import Member, Room, RoomTalk
+from roomhub.core.room import Member, Room
 from roomhub.core.session import Session, State
 from roomhub.core.state import HubState
 from roomhub.core.storage import Page
@@ -113,7 +113,6 @@ class Membership(Generic[C]):
         talk = room.talk
         if talk is None and session.talk is not None:
             talk = room.begin_talk(self._state.first_rev)
-            self.take_keys(room, talk, now)
         self._deadlines.cancel("grace", (room, user))
         self._deadlines.cancel("linger", room)
         session.members += (room.enter(session),)
@@ -187,9 +186,24 @@ class Membership(Generic[C]):
             self.tell_in_time(room, now)
         self.free_if_empty(room, now)
 
+    def end_graces(self, user: str, room: str | None, reason: CloseReason, now: float) -> None:
+        """The user is put out of a room, or of all: then it is not waited for there any more."""
+        found = self._rooms.get(room) if room is not None else None
+        for each in [found] if found else list(self._rooms.values()) if room is None else ():
+            if each.users.get(user) == 0:
+                self._deadlines.cancel("grace", (each, user))
+                self._end_grace(each, user, reason.name, now)
+        if room is None:
+            for secret in [secret for secret, name in self._state.ended.items() if name == user]:
+                del self._state.ended[secret]
+                self._deadlines.cancel("session", secret)
+
     def grace_ended(self, room: Room[C], user: str, now: float) -> None:
         """The user is not back."""
-        self._depart(room, user, "")
+        self._end_grace(room, user, "", now)
+
+    def _end_grace(self, room: Room[C], user: str, reason: str, now: float) -> None:
+        self._depart(room, user, reason)
         if room.members:
             self.tell_in_time(room, now)
         self.free_if_empty(room, now)
@@ -345,9 +359,13 @@ class Membership(Generic[C]):
     def forget_sessions(self) -> None:
         """Nobody will be back: this hub has ended."""
         state = self._state
+        state.has_ended = True
         for secret in state.ended:
             self._deadlines.cancel("session", secret)
         state.ended.clear()
+        for key in state.keys:
+            self._deadlines.cancel("key", key)
+        state.keys.clear()
         state.loading.clear()
         while (fetch := self._deadlines.oldest("fetch")) is not None:
             self._deadlines.cancel("fetch", fetch)
@@ -417,16 +435,6 @@ class Membership(Generic[C]):
             return self._make_room_in_bounds(name)
         return found
 
-    def take_keys(self, room: Room[C], talk: RoomTalk, now: float) -> None:
-        """A room has keys from now on: those too that the store remembers."""
-        store = self._state.store
-        if store is None:
-            return
-        for (user, key), receipt in store.keys.pop(room.name, {}).items():
-            if receipt.epoch == room.epoch:
-                talk.keys[user, key] = receipt
-                self._deadlines.arm("key", (room, user, key), now)
-
     def when_loaded(self, room: Room[C], session: Session[C], then: Callable[[float], None], now: float) -> None:
         """Do something for a session, if it is still there then, once the room's log has what the store has of it."""
         most = int(min(self._limits.log_messages, MOST_LOADED)) - len(room.log)
@@ -441,18 +449,22 @@ class Membership(Generic[C]):
             before = first_logged(room)
 
             def fetched(page: Page | None, now: float) -> None:
-                self._loaded(room, self._state.records_of(room, page, now), before, now)
+                records = None if page is None else self._state.records_of(room, page, now)
+                self._loaded(room, records, before, now)
 
             fetch = self._state.fetch
             fetch(room.name, fetched, now, after=None, before=before, limit=most, most_bytes=most_bytes)
 
-    def _loaded(self, room: Room[C], records: Sequence[Record], before: int, now: float) -> None:
-        """The store has given what it has of a room's log below this offset."""
+    def _loaded(self, room: Room[C], records: Sequence[Record] | None, before: int, now: float) -> None:
+        """The store has given what it has of a room's log below this offset. None: it could not."""
         is_mailbox = self._state.mailboxes.get(room.name[1:]) is room
         if self._rooms.get(room.name) is room or is_mailbox:
-            if first_logged(room) == before:  # otherwise some was let go of meanwhile, and these do not fit before it
-                room.prepend(records)
-            room.is_loaded = True
+            if records is not None and first_logged(room) == before:
+                # Otherwise some was let go of meanwhile, and these do not fit before it.
+                room.prepend([record for record in records if record[6] > now - self._limits.log_age_s])
+                if self._state.logs_age and room.log and not self._deadlines.is_armed("age", room):
+                    self._deadlines.arm("age", room, now)
+            room.is_loaded = records is not None
         for session, then in self._state.loading.pop(room, ()):
             if session.is_live:
                 then(now)
@@ -463,10 +475,12 @@ class Membership(Generic[C]):
             self._deadlines.arm("linger", room, now)
 
     def _make_room_in_bounds(self, name: str) -> Room[C] | None:
-        return self.make_room(name) if self.makes_place() else None
+        return self.make_room(name) if self.makes_place(name) else None
 
-    def makes_place(self) -> bool:
-        """Whether there may be one more room or mailbox; the oldest that nobody is in makes way for it."""
+    def makes_place(self, name: str) -> bool:
+        """Whether there may be a room or mailbox of this name; the oldest that nobody is in makes way for it."""
+        if not self._state.may_store(name):
+            return False
         if self._state.has_place():
             return True
         oldest = self._deadlines.oldest("linger")
@@ -476,7 +490,7 @@ class Membership(Generic[C]):
         return True
 
     def free_if_empty(self, room: Room[C], now: float) -> None:
-        if room.members or room.users or self._rooms.get(room.name) is not room:
+        if room.members or room.users or self._rooms.get(room.name) is not room or room in self._state.loading:
             return
         if room.talk is not None and self._limits.room_linger_s and not self._admission.draining:
             self._deadlines.arm("linger", room, now)
@@ -509,10 +523,6 @@ class Membership(Generic[C]):
         state.passing.pop(room, None)
         self._delivery.forget(room)
         self._deadlines.cancel_all(room)
-        if room.talk is not None:
-            for user, key in room.talk.keys:
-                self._deadlines.cancel("key", (room, user, key))
-            room.talk.keys.clear()
         # Its roster may be due in this very tick: then there is nothing left to tell. Its log stays for who replays it.
         room.arrivals.clear()
         room.departures.clear()

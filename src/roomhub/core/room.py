@@ -40,7 +40,8 @@ class LaneLog:
     """The frames of a room's newest entries in one lane, with running byte totals beside them.
 
     Attributes:
-        passing: the entries, by index, that who does not keep up is spared; only a lane whose clients talk has any.
+        passing: the bytes, by index, of the entries that who does not keep up is spared: what only who is here now
+            should hear, and what the lane's dialect has no words for.
         silent: those of its entries that have no offset, ascending.
     """
 
@@ -67,23 +68,31 @@ class LaneLog:
         self.totals: list[int] = [0]
         self._chunk_start = self._chunk_head = self._chunk_next = -1
         self._chunk: Chunk = lane.nothing
-        self.passing: set[int] = set()
+        self.passing: dict[int, int] = {}
         self.silent: list[int] = []
 
     def append(self, message: Message) -> None:
         lane = self.lane
         text = lane.codec.encode(message)
         frame = lane.frame(text) if text else lane.empty
+        size = len(frame) if isinstance(frame, bytes) else wire_bytes(frame)
         if lane.talker is not None and not message.offset:
             index = self.base + len(self.frames)
             self.silent.append(index)
             if message.kind == PASSING:
-                self.passing.add(index)
+                self.passing[index] = size
+        elif not text:
+            self.passing[self.base + len(self.frames)] = size
         self.frames.append(frame)
-        self.totals.append(self.totals[-1] + (len(frame) if isinstance(frame, bytes) else wire_bytes(frame)))
+        self.totals.append(self.totals[-1] + size)
 
     def lag_bytes(self, cursor: int) -> int:
         return self.totals[-1] - self.totals[cursor - self.base]
+
+    def lag(self, cursor: int) -> tuple[int, int]:
+        """How many entries, and bytes, from ``cursor`` on count against who is behind."""
+        sizes = [size for index, size in self.passing.items() if index >= cursor]
+        return self.base + len(self.frames) - cursor - len(sizes), self.lag_bytes(cursor) - sum(sizes)
 
     def count_silent(self, cursor: int) -> int:
         """How many of the entries from ``cursor`` on have no offset."""
@@ -120,8 +129,8 @@ class LaneLog:
         self.base = index
         if self.silent:
             del self.silent[: bisect_left(self.silent, index)]
-            if self.passing:
-                self.passing.intersection_update(self.silent)
+        if self.passing:
+            self.passing = {at: size for at, size in self.passing.items() if at >= index}
         self._chunk_start = -1
         self._chunk = self.lane.nothing
 
@@ -191,18 +200,16 @@ class RoomTalk:
         roster: who is here, as told.
         metas: the metadata of users here that have any.
         users: those here with a v1 session, or had one since they came.
-        keys: the idempotency keys that are remembered, by (user, key), and what became of their messages.
         due_s: when the next change of the roster is due that is told at once (``rates.Rate``).
         typing_due_s: when the next sign of a user's typing may go out.
     """
 
-    __slots__ = ("due_s", "keys", "metas", "roster", "typing_due_s", "users")
+    __slots__ = ("due_s", "metas", "roster", "typing_due_s", "users")
 
     def __init__(self, roster: Roster) -> None:
         self.roster: Roster = roster
         self.metas: dict[str, Mapping[str, Any]] = {}
         self.users: set[str] = set()
-        self.keys: dict[tuple[str, str], Receipt] = {}
         self.due_s: float = 0.0
         self.typing_due_s: dict[str, float] = {}
 

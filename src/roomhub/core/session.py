@@ -10,6 +10,7 @@ up while it is being evicted, a write fails after the kick. Only ``Connected`` f
 caller's mistake, and raises. ``tests/core/test_session.py`` has the whole table, every state with every fact.
 """
 
+from collections import deque
 from collections.abc import Hashable, Sequence
 from enum import Enum
 from typing import Final, Generic
@@ -19,7 +20,7 @@ from typing_extensions import TypeVar
 from roomhub.core.codec import Frame, Lane
 from roomhub.core.message import Position
 from roomhub.core.replay import Later
-from roomhub.core.requests import Hello, Join
+from roomhub.core.requests import Hello, Join, Request
 from roomhub.core.room import Member
 
 __all__ = ["OPEN", "Session", "State", "Talk"]
@@ -45,6 +46,8 @@ class Talk:
         secret: what it can be resumed with.
         rooms: to join once it has said hello.
         asked: the joins that wait for ``Authorized`` or ``Denied``, by room.
+        loads: how many of its joins wait for a room's log to be loaded.
+        held: what it said meanwhile, and how much of what was read that is.
         allowed: the rooms that its hello may rejoin, and since where, while it waits for the others.
         mailbox_missing: how much the store lacks of what the user's mailbox had since then, if it was asked.
         welcome: what its hello asked for, while that waits for such answers.
@@ -58,7 +61,11 @@ class Talk:
         "allowed",
         "asked",
         "errors_due_s",
+        "held",
+        "held_bytes",
+        "is_going_on",
         "knows_all",
+        "loads",
         "mailbox_missing",
         "refused",
         "rooms",
@@ -71,6 +78,10 @@ class Talk:
         self.secret: str = secret
         self.rooms: Sequence[str] = rooms
         self.asked: dict[str, Join] = {}
+        self.loads: int = 0
+        self.held: deque[Request] = deque()
+        self.held_bytes: int = 0
+        self.is_going_on: bool = False
         self.allowed: dict[str, tuple[Position | None, int | None]] = {}
         self.mailbox_missing: int | None = None
         self.refused: dict[str, tuple[str, str]] = {}

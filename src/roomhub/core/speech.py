@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Generic
+from typing import Any, Final, Generic
 
 from typing_extensions import TypeVar
 
@@ -20,6 +20,9 @@ from roomhub.core.storage import StoredMessage
 __all__ = ["Answer", "Speech", "epoch_notice"]
 
 C = TypeVar("C", bound=Hashable)
+
+MOST_WAITING: Final = 16
+"""How many repeats of one key may wait for the same commit."""
 
 
 class Answer(Generic[C]):
@@ -62,7 +65,7 @@ class Speech(Generic[C]):
         room = member.room
         room.speaker = member
         user = member.session.username
-        if answer is not None and self._is_repeated(room, answer):
+        if answer is not None and self._is_repeated(room.name, answer):
             return
         message = Message(CHAT, room.name, user, user, content)
         if self._state.announces:
@@ -72,10 +75,19 @@ class Speech(Generic[C]):
 
     def take_place(self, message: Message, ref: Hashable, now: float) -> None:
         """Something was said in a room that may or may not be there."""
+        if isinstance(ref, Answer):
+            if self._is_repeated(message.room, ref):
+                return
+            if message.kind == DM and self._state.has_ended:
+                self._state.dropped += 1
+                return
+            if message.kind == DM:
+                if not self._write(message, ref, now):
+                    self.refuse_place(ref)
+                return
         room = self._rooms.get(message.room)
         if room is not None:
-            if not isinstance(ref, Answer) or not self._is_repeated(room, ref):
-                self.append_chat(room, message, ref, now)
+            self.append_chat(room, message, ref, now)
             return
         # Nobody is there to hear it; whoever waits for its position still gets one.
         room = self._membership.make_room(message.room)
@@ -166,13 +178,7 @@ class Speech(Generic[C]):
             key = ref.key
             receipt = Receipt(room.name, room.epoch, message.offset, message.ts_ms)
             if key is not None:
-                talk = room.talk
-                if talk is None:
-                    # Made anew while the message waited for a hook: it has to remember the key like the one before.
-                    talk = room.begin_talk(self._state.first_rev)
-                    self._membership.take_keys(room, talk, now)
-                talk.keys[message.user, key] = receipt
-                self._deadlines.arm("key", (room, message.user, key), now)
+                self._state.remember((room.name, message.user, key), receipt, now)
             if room.home is not None:
                 receipt.error = "the store is too far behind"
                 self._refuse_unstored(ref)
@@ -230,17 +236,19 @@ class Speech(Generic[C]):
         if answer.id is not None:
             self._membership.fail(answer.session, "internal", "it was said, but it could not be stored", answer.id)
 
-    def _is_repeated(self, room: Room[C], answer: Answer[C]) -> bool:
+    def _is_repeated(self, room: str, answer: Answer[C]) -> bool:
         """Whether a message with this key has a place already; then that is the answer (G4)."""
-        if answer.key is None or room.talk is None:
+        if answer.key is None:
             return False
-        found = room.talk.keys.get((answer.session.username, answer.key))
+        found = self._state.keys.get((room, answer.session.username, answer.key))
         if found is None:
             return False
         if found.error:
             self._refuse_unstored(answer)
-        elif found.waiting is not None:
+        elif found.waiting is not None and len(found.waiting) < MOST_WAITING:
             found.waiting.append((answer, True))
+        elif found.waiting is not None:
+            self._membership.fail(answer.session, "rate_limited", "it is being stored", answer.id, retry_after_s=1)
         else:
             self._acknowledge(answer, found, is_repeated=True)
         return True
@@ -257,10 +265,9 @@ class Speech(Generic[C]):
     def mailbox(self, user: str, now: float) -> Room[C] | None:
         """The log of a user's direct messages, made if need be; None if there is no place for one more."""
         found = self._state.mailboxes.get(user)
-        if found is None and self._membership.makes_place():
+        if found is None and self._membership.makes_place(f"@{user}"):
             found = self._state.mailboxes[user] = self._state.make_log(f"@{user}")
             found.talk = RoomTalk(Roster(()))
-            self._membership.take_keys(found, found.talk, now)
             self._rest(user, found, now)
         return found
 
@@ -281,6 +288,21 @@ class Speech(Generic[C]):
         The device that sent it gets the copy too, as a room's member gets its own chat: its mailbox has no holes.
         """
         user = session.username
+        if self._is_repeated(f"@{to}", answer):
+            return True
+        message = Message(DM, f"@{to}", user, user, content, to=to)
+        if self._state.announces:
+            self._effects.append(Announce(message, answer))
+            return True
+        return self._write(message, answer, now)
+
+    def refuse_place(self, answer: Answer[C]) -> None:
+        """There is no place for a direct message's log."""
+        message = "there are as many rooms as there may be"
+        self._membership.fail(answer.session, "over_capacity", message, answer.id)
+
+    def _write(self, message: Message, answer: Answer[C], now: float) -> bool:
+        user, to = message.user, message.to
         mailbox = self.mailbox(to, now)
         if mailbox is None:
             return False
@@ -289,14 +311,10 @@ class Speech(Generic[C]):
         if own is None:
             self._rest(to, mailbox, now)
             return False
-        if self._is_repeated(mailbox, answer):
-            self._rest(to, mailbox, now)
-            return True
-        message = Message(DM, mailbox.name, user, user, content, to=to)
         self._place(mailbox, message, now)
         self._post(to, message, now)
         if own is not mailbox:
-            copy = Message(DM, own.name, user, user, content, to=to)
+            copy = Message(DM, own.name, user, user, message.content, to=to)
             self._place(own, copy, now)
             self._post(user, copy, now)
             if self._state.store is not None:

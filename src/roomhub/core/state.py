@@ -67,19 +67,14 @@ class StoreState:
 
     Attributes:
         rooms: those that are not in memory.
-        keys: the idempotency keys of rooms that no v1 client has been in since the start, by room.
         reserve: how many offsets a new epoch has before the store has said anything of it.
         confirms: whether an ``ok`` waits for the commit.
     """
 
-    __slots__ = ("confirms", "keys", "reserve", "rooms")
+    __slots__ = ("confirms", "reserve", "rooms")
 
     def __init__(self, snapshot: Snapshot, reserve: int, *, confirms: bool) -> None:
         self.rooms: dict[str, StoredRoom] = {room.name: room for room in snapshot.rooms}
-        self.keys: dict[str, dict[tuple[str, str], Receipt]] = {}
-        for key in snapshot.keys:
-            receipt = Receipt(key.room, key.epoch, key.offset, key.ts_ms)
-            self.keys.setdefault(key.room, {})[key.user, key.key] = receipt
         self.reserve: int = reserve
         self.confirms: bool = confirms
 
@@ -102,6 +97,9 @@ class HubState(Generic[C]):
         mailboxes: the logs of direct messages, by the user whose they are.
         first_rev: what a new room's roster begins with: above what any room had that is gone, since one of its name may
             come again with the same epoch.
+        keys: the idempotency keys that are remembered, by room, user and key, and what became of their messages. A room
+            may come and go meanwhile.
+        has_ended: all are being closed, and nobody will be back.
         passing: what is to be told this tick to who is there, by room; of each kind from each user the newest.
         store: what is known of the store, None without one.
         loading: who waits until a room's log has been loaded, and what for.
@@ -121,7 +119,9 @@ class HubState(Generic[C]):
         "evictions",
         "first_rev",
         "grown",
+        "has_ended",
         "incarnations",
+        "keys",
         "limits",
         "loading",
         "mailboxes",
@@ -173,6 +173,8 @@ class HubState(Generic[C]):
         self.ended: dict[str, str] = {}
         self.mailboxes: dict[str, Room[C]] = {}
         self.first_rev: int = 1
+        self.has_ended: bool = False
+        self.keys: dict[tuple[str, str, str], Receipt] = {}
         self.passing: dict[Room[C], dict[tuple[str, str], Message]] = {}
         self.store: StoreState | None = None
         self.loading: dict[Room[C], list[tuple[Session[C], Callable[[float], None]]]] = {}
@@ -248,9 +250,28 @@ class HubState(Generic[C]):
         said = (message.user, message.username, message.content, message.offset, message.ts_ms)
         return (*said, size, at, message.to)
 
+    def remember(self, key: tuple[str, str, str], receipt: Receipt, now: float) -> None:
+        """What became of the message that was sent with this key of a user in a room."""
+        if self.has_ended:
+            return
+        keys = self.keys
+        keys[key] = receipt
+        self.deadlines.arm("key", key, now)
+        while len(keys) > self.limits.keys:
+            oldest = next(iter(keys))
+            del keys[oldest]
+            self.deadlines.cancel("key", oldest)
+
     def has_place(self) -> bool:
-        """Whether one more room or mailbox may be: perhaps the oldest that nobody is in makes way for it."""
+        """Whether one more room or mailbox may be in memory."""
         return len(self.rooms) + len(self.mailboxes) < self.limits.rooms
+
+    def may_store(self, name: str) -> bool:
+        """Whether the store may have a room of this name."""
+        store = self.store
+        if store is None or name in store.rooms:
+            return True
+        return len(store.rooms) + len(self.rooms) + len(self.mailboxes) < self.limits.stored_rooms
 
     def give(self, session: Session[C], kind: str, fields: Mapping[str, Any]) -> None:
         """A message of v1 for one session alone."""

@@ -54,6 +54,7 @@ endif
 
 soak: test-venv
 	$(BIN) -m tests.core.v1_simulation $(or $(ARGS),--seeds 1-200 --steps 5000)
+	$(BIN) -m tests.core.store_simulation $(or $(ARGS),--seeds 1-200 --steps 5000)
 
 more-pythons: test-venv node compiler
 	@.ci/more-pythons $(BIN) 3.11 3.12 3.13

@@ -1,5 +1,6 @@
 """A history that outlives its server: real processes, real sockets, a real file, and kill -9."""
 
+import asyncio
 import json
 import os
 import signal
@@ -17,7 +18,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from roomhub import Limits, Runtime
-from roomhub.core.storage import StoreError
+from roomhub.core.commands import Publish
+from roomhub.core.hub import Hub
+from roomhub.core.storage import Snapshot, StoreError
+from roomhub.stores.history_file import HistoryFile
 from roomhub.stores.sqlite import SqliteHistory
 from roomhub.transports.memory import MemoryClient, v1_lane
 from roomhub.transports.memory import connect as connect_memory
@@ -263,3 +267,116 @@ def test_the_command_line_names_what_is_wrong_with_the_file(tmp_path: Path) -> N
         assert done.returncode == 2
         assert said in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.anyio
+async def test_what_is_erased_is_nowhere_any_more(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    for store in (SqliteHistory(path), None):
+        async with Runtime(history=store) as runtime:
+            ann, ben = Client(runtime, "ann"), Client(runtime, "ben")
+            for client in (ann, ben):
+                await client.ask("hello", id=1)
+                await client.ask("join", id=2, room="lobby")
+            for content in ("one", "my address is", "three"):
+                place = await ann.ask("chat", id=content, room="lobby", content=content)
+            await ben.ask("chat", id=3, room="lobby", content="four")
+            await runtime.erase_message("lobby", 2)
+            await runtime.erase_message("nowhere", 2)
+            page = await ben.ask("history", id=4, room="lobby", before=9)
+            assert [message["content"] for message in page["messages"]] == ["four", "three", "one"]
+            cy = Client(runtime, "cy")
+            await cy.ask("hello", id=1)
+            reply = await cy.ask("join", id=2, room="lobby", since={"epoch": place["epoch"], "offset": 0})
+            assert reply["recovered"] == "partial"
+            heard = [json.loads(await cy.wire.receive()) for _ in range(4)]
+            assert [(each["type"], each.get("reason")) for each in heard[:2]] == [("chat", None), ("gap", "expired")]
+            await ann.ask("dm", id=5, to="ben", content="psst")
+            await runtime.erase_user("ann")
+            page = await ben.ask("history", id=6, room="lobby", before=9)
+            assert [message["content"] for message in page["messages"]] == ["four"]
+            assert (await ben.ask("history", id=7, room="@ben", before=9))["messages"] == []
+            with pytest.raises(ValueError, match="user"):
+                await runtime.erase_user("")
+    async with Runtime(history=SqliteHistory(path)) as runtime:
+        dot = Client(runtime, "dot")
+        await dot.ask("hello", id=1)
+        joined = await dot.ask("join", id=2, room="lobby", history=9)
+        assert [message["content"] for message in joined["messages"]] == ["four"]
+
+
+@pytest.mark.anyio
+async def test_an_erasure_that_is_not_done_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SqliteHistory(tmp_path / "history.db")
+    async with Runtime(history=store) as runtime:
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "erase_message", lambda *arguments, **named: False)
+            with pytest.raises(StoreError, match="try again"):
+                await runtime.erase_message("lobby", 1)
+
+        def broken(file: HistoryFile, user: str) -> None:
+            raise OSError("disk")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(HistoryFile, "erase_user", broken)
+            with pytest.raises(StoreError, match="disk"):
+                await runtime.erase_user("ann")
+        monkeypatch.setattr(store, "erase_user", lambda *arguments, **named: True)  # it never answers
+        async with anyio.create_task_group() as tasks:
+
+            async def erase() -> None:
+                with pytest.raises(RuntimeError, match="stopped"):
+                    await runtime.erase_user("ann")
+
+            tasks.start_soon(erase)
+            await anyio.wait_all_tasks_blocked()
+            runtime._abandon()
+
+
+def test_a_start_that_is_cancelled_leaves_the_file_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 65, by asyncio's own cancellation too, which passes by a thread that is waited for."""
+    path = tmp_path / "history.db"
+    began, may_go_on = threading.Event(), threading.Event()
+    open_ = SqliteHistory.open
+
+    def slow(store: SqliteHistory, report: Callable[[Any], None]) -> Any:
+        began.set()
+        assert may_go_on.wait(PATIENCE_S)
+        return open_(store, report)
+
+    monkeypatch.setattr(SqliteHistory, "open", slow)
+
+    async def start() -> None:
+        async with Runtime(history=SqliteHistory(path)):
+            raise AssertionError("it was cancelled")
+
+    async def main() -> None:
+        task = asyncio.create_task(start())
+        while not began.is_set():  # noqa: ASYNC110  # set by a thread
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.sleep(0.01)
+        may_go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    threads = threading.active_count()
+    asyncio.run(main())
+    assert threading.active_count() == threads
+    monkeypatch.undo()
+    store = SqliteHistory(path)
+    store.open(lambda report: None)
+    store.close()
+
+
+@pytest.mark.anyio
+async def test_a_hub_that_cannot_take_a_history_leaves_the_file_free(tmp_path: Path) -> None:
+    hub: Any = Hub(epoch="e")
+    hub.handle(Publish("lobby", "x"), 0)
+    hub.restore(Snapshot((), ()), reserve=1, now=0)
+    with pytest.raises(RuntimeError, match="before anything else"):
+        async with Runtime(hub, history=SqliteHistory(tmp_path / "history.db")):
+            pass
+    store = SqliteHistory(tmp_path / "history.db")
+    store.open(lambda report: None)
+    store.close()

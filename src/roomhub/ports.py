@@ -109,6 +109,14 @@ class HistoryStore(Protocol):
         """
         ...
 
+    def erase_message(self, room: str, offset: int, ref: Hashable = None) -> bool:
+        """Erase a message, if it is there; as ``append``. Its key stays, and its offset becomes a gap, "expired"."""
+        ...
+
+    def erase_user(self, user: str, ref: Hashable = None) -> bool:
+        """Erase all that a user said, and the user's keys; as ``append``."""
+        ...
+
     def close(self) -> None:
         """Store what was taken, and end; called in a thread of its own."""
         ...

@@ -25,7 +25,7 @@ from roomhub.callbacks import Callbacks, JoinHook, MessageHook, MessageListener,
 from roomhub.confirmations import Confirmation, ThreadCalls
 from roomhub.core import errors
 from roomhub.core.codec import Chunk
-from roomhub.core.commands import CloseRoom, Command, Drain, Enter, Exit, Kick, Publish
+from roomhub.core.commands import CloseRoom, Command, Drain, Enter, EraseMessage, EraseUser, Exit, Kick, Publish
 from roomhub.core.deadlines import Deadlines
 from roomhub.core.effects import Announce, Authorize, Close, Effect, Load, Probe, Report, Settle, Store
 from roomhub.core.errors import CloseReason
@@ -38,6 +38,7 @@ from roomhub.core.events import (
     Loaded,
     Published,
     Refused,
+    Stored,
     StoreFailed,
     Ticked,
 )
@@ -45,6 +46,8 @@ from roomhub.core.hub import Hub
 from roomhub.core.limits import Limits
 from roomhub.core.message import Message, Position
 from roomhub.core.statistics import Statistics
+from roomhub.core.storage import Report as StoreReport
+from roomhub.core.storage import Snapshot, StoreError
 from roomhub.ports import Client, Clock, HistoryStore, SystemClock
 
 __all__ = ["Runtime"]
@@ -75,6 +78,29 @@ class _Timers:
     def __init__(self, deadlines: Deadlines[Any, Any], expire: Callable[[Any, Any], None]) -> None:
         self.deadlines: Deadlines[Any, Any] = deadlines
         self.expire: Callable[[Any, Any], None] = expire
+
+
+class _Opening:
+    """Opens a store in a thread. That goes on where whoever waits is cancelled; then the store is closed again."""
+
+    def __init__(self, history: HistoryStore) -> None:
+        self._history = history
+        self._lock = threading.Lock()
+        self._is_open = self._is_abandoned = False
+
+    def open(self, report: Callable[[StoreReport], None]) -> Snapshot:
+        with self._lock:
+            if self._is_abandoned:
+                raise RuntimeError("abandoned before it began")
+            snapshot = self._history.open(report)
+            self._is_open = True
+        return snapshot
+
+    def abandon(self) -> None:
+        with self._lock:
+            self._is_abandoned = True
+            if self._is_open:
+                self._history.close()
 
 
 class Runtime:
@@ -142,6 +168,7 @@ class Runtime:
         self._flush_wanted = anyio.Event()
         self._flush_holders = 0
         self._flushed: anyio.Event | None = None
+        self._erasures: set[Confirmation] = set()
         self._timers: list[_Timers] = []
         self._timer_due = 0.0
         self._empty = anyio.Event()
@@ -157,13 +184,16 @@ class Runtime:
             raise RuntimeError("a runtime runs once: make another")
         if self._history is not None:
             self._calls.begin()  # the store may speak as soon as it is open
+            opening = _Opening(self._history)
             try:
-                snapshot = await anyio.to_thread.run_sync(self._history.open, self._calls.post)
+                snapshot = await anyio.to_thread.run_sync(opening.open, self._calls.post)
+                reserve, now = self._history.reserve, self.clock.now()
+                self.hub.restore(snapshot, reserve=reserve, confirms=self._confirms_stored, now=now)
             except BaseException:
                 self._calls.end()
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(opening.abandon)
                 raise
-            reserve, now = self._history.reserve, self.clock.now()
-            self.hub.restore(snapshot, reserve=reserve, confirms=self._confirms_stored, now=now)
         self.submit(ClockSet(self.clock.unix_ms()))
         # Not before: a runtime may be made where no event loop runs yet.
         self._flusher = anyio.CancelScope(shield=True)
@@ -228,6 +258,8 @@ class Runtime:
     def _abandon(self) -> None:
         """Whatever is still connected is not any more, so that the hub ends empty."""
         self._calls.end()
+        for erasure in list(self._erasures):
+            self._end_erasure(erasure, RuntimeError("the runtime has stopped; the store still does what it took"))
         self.submit(Drain())
         for client in self.hub.clients():
             self.submit(Disconnected(client))
@@ -381,6 +413,55 @@ class Runtime:
         if threading.get_ident() == self._thread:
             raise RuntimeError("called from the event loop's own thread, which it would block: use publish_confirmed")
         return self._calls.publish(room, content, username)
+
+    async def erase_message(self, room: str, offset: int) -> None:
+        """Take a message out of a room's history, or of a mailbox ``@{user}``, and of the store; until it is done.
+
+        Who has had it keeps it. To others its offset is a gap; that there is none is no error.
+
+        Raises:
+            StoreError: the store did not do it.
+            RuntimeError: as ``publish``.
+        """
+        self._check_thread("anyio.from_thread.run")
+        self.submit(EraseMessage(room, offset))
+        if self._history is not None:
+            await self._erase(self._history.erase_message, room, offset)
+
+    async def erase_user(self, user: str) -> None:
+        """The same with all that a user said, anywhere, and the user's idempotency keys.
+
+        Raises:
+            ValueError: no user is named.
+            StoreError, RuntimeError: as ``erase_message``.
+        """
+        self._check_thread("anyio.from_thread.run")
+        self.submit(EraseUser(user))
+        if self._history is not None:
+            await self._erase(self._history.erase_user, user)
+
+    async def _erase(self, erase: Callable[..., bool], *what: object) -> None:
+        done = anyio.Event()
+        confirmation = Confirmation(done)
+        if not erase(*what, ref=confirmation):
+            raise StoreError("the store takes no more at the moment: try again")
+        self._erasures.add(confirmation)
+        await done.wait()
+        confirmation.result("")
+
+    def _take_report(self, report: Publish | StoreReport) -> None:
+        error = StoreError(report.error) if isinstance(report, StoreFailed) else None
+        for ref in report.refs if isinstance(report, Stored | StoreFailed) else ():
+            if isinstance(ref, Confirmation):
+                self._end_erasure(ref, error)
+        self.submit(report)
+
+    def _end_erasure(self, erasure: Confirmation, error: Exception | None) -> None:
+        self._erasures.discard(erasure)
+        if error is None:
+            erasure.settle(Position("", 0))
+        else:
+            erasure.fail(error)
 
     def rooms(self) -> Sequence[str]:
         """The names of the rooms there are."""
@@ -544,7 +625,7 @@ class Runtime:
             while True:
                 await self._flush_wanted.wait()
                 self._flush_wanted = anyio.Event()
-                self._calls.take(self.submit)
+                self._calls.take(self._take_report)
                 while not self.flush():
                     await checkpoint()
 

@@ -7,7 +7,18 @@ from typing_extensions import TypeVar
 
 from roomhub.core.errors import KICKED, CloseReason
 
-__all__ = ["CloseRoom", "Command", "Dismiss", "Drain", "Enter", "Exit", "Kick", "Publish"]
+__all__ = [
+    "CloseRoom",
+    "Command",
+    "Dismiss",
+    "Drain",
+    "Enter",
+    "EraseMessage",
+    "EraseUser",
+    "Exit",
+    "Kick",
+    "Publish",
+]
 
 
 C_co = TypeVar("C_co", bound=Hashable, covariant=True)
@@ -80,18 +91,49 @@ class CloseRoom:
         return f"CloseRoom({self.room!r})"
 
 
+class EraseMessage:
+    """Take a message out of a room's history, or of a mailbox ``@{user}``. Nothing happens if it is not in memory."""
+
+    __slots__ = ("offset", "room")
+
+    def __init__(self, room: str, offset: int) -> None:
+        self.room: str = room
+        self.offset: int = offset
+
+    def __repr__(self) -> str:
+        return f"EraseMessage({self.room!r}, {self.offset})"
+
+
+class EraseUser:
+    """Take all that a user said out of the history of every room, and of every mailbox. O(messages in memory)."""
+
+    __slots__ = ("user",)
+
+    def __init__(self, user: str) -> None:
+        self.user: str = user
+
+    def __repr__(self) -> str:
+        return f"EraseUser({self.user!r})"
+
+
 class Dismiss(Generic[C_co]):
     """Close some connections, as when the server they came by stops.
 
     Each gets what was said until now, and none of them hears of the others' leaving. Who is not connected is passed
     over.
+
+    Args:
+        clients: the transports' handles.
+        reason: why.
+        in_s: only tell clients of v1 for now that it will be in so many seconds. Another ``Dismiss`` follows then.
     """
 
-    __slots__ = ("clients", "reason")
+    __slots__ = ("clients", "in_s", "reason")
 
-    def __init__(self, clients: Sequence[C_co], reason: CloseReason) -> None:
+    def __init__(self, clients: Sequence[C_co], reason: CloseReason, *, in_s: float = 0.0) -> None:
         self.clients: Sequence[C_co] = clients
         self.reason: CloseReason = reason
+        self.in_s: float = in_s
 
     def __repr__(self) -> str:
         return f"Dismiss({self.clients!r}, {self.reason!r})"
@@ -113,4 +155,6 @@ class Drain:
         return f"Drain({self.in_s:g})" if self.in_s else "Drain()"
 
 
-Command: TypeAlias = Publish | Enter[C_co] | Exit[C_co] | Kick | CloseRoom | Dismiss[C_co] | Drain
+Command: TypeAlias = (
+    Publish | Enter[C_co] | Exit[C_co] | Kick | CloseRoom | EraseMessage | EraseUser | Dismiss[C_co] | Drain
+)

@@ -18,7 +18,18 @@ from typing_extensions import TypeVar
 from roomhub.core import errors, presence
 from roomhub.core.admission import Admission
 from roomhub.core.codec import Chunk, wire_bytes
-from roomhub.core.commands import CloseRoom, Command, Dismiss, Drain, Enter, Exit, Kick, Publish
+from roomhub.core.commands import (
+    CloseRoom,
+    Command,
+    Dismiss,
+    Drain,
+    Enter,
+    EraseMessage,
+    EraseUser,
+    Exit,
+    Kick,
+    Publish,
+)
 from roomhub.core.dialogue import Dialogue
 from roomhub.core.effects import Announce, Effect, Probe
 from roomhub.core.errors import CloseReason
@@ -125,6 +136,8 @@ class Hub(Generic[C]):
             Exit: self._exit,
             Kick: self._kick,
             CloseRoom: self._close_room,
+            EraseMessage: self._erase_message,
+            EraseUser: self._erase_user,
             Dismiss: self._dismiss,
             Drain: self._drain,
         }
@@ -633,10 +646,25 @@ class Hub(Generic[C]):
             elif not session.members:
                 self._membership.close(session, errors.ROOM_CLOSED, self._state.evictions, now)
 
+    def _erase_message(self, command: EraseMessage, now: float) -> None:
+        name = command.room
+        room = self._state.mailboxes.get(name[1:]) if name.startswith("@") else self._rooms.get(name)
+        if room is not None:
+            room.erase(lambda record: record[3] == command.offset, is_stored=self._state.store is not None)
+
+    def _erase_user(self, command: EraseUser, now: float) -> None:
+        if not command.user:
+            raise ValueError("user must not be empty: that is nobody")
+        for room in (*self._rooms.values(), *self._state.mailboxes.values()):
+            room.erase(lambda record: record[0] == command.user, is_stored=self._state.store is not None)
+
     def _dismiss(self, command: Dismiss[C], now: float) -> None:
         self._check_reason(command.reason)
         found = [self._sessions.get(client) for client in dict.fromkeys(command.clients)]
         leaving = [session for session in found if session is not None and session.is_live]
+        if command.in_s:
+            self._announce_drain(leaving, command.in_s, now)
+            return
         # All of them before the first leaves, so that none gets to hear of the others.
         for session in leaving:
             for member in session.members:
@@ -649,9 +677,7 @@ class Hub(Generic[C]):
         self._admission.draining = True
         live = [session for session in self._sessions.values() if session.is_live]
         if command.in_s:
-            for session in live:
-                if session.talk is not None:
-                    self._dialogue.announce_drain(session, command.in_s, now)
+            self._announce_drain(live, command.in_s, now)
             return
         for room in list(self._rooms.values()):
             self._membership.forget_room(room)
@@ -660,6 +686,11 @@ class Hub(Generic[C]):
                 self._membership.leave(session, member, now, keep_unread=True, tell=False)
             self._membership.close(session, errors.DRAINING, self._state.evictions, now)
         self._membership.forget_sessions()
+
+    def _announce_drain(self, sessions: Sequence[Session[C]], in_s: float, now: float) -> None:
+        for session in sessions:
+            if session.talk is not None:
+                self._dialogue.announce_drain(session, in_s, now)
 
     # -- what the caller gave -----------------------------------------------------------------------------------------
 

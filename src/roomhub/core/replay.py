@@ -225,8 +225,8 @@ class Replay(Generic[C]):
                 yield min(gap.last, last), gap.reason
                 first = gap.last + 1
         if first <= last:
-            # There was a message when the replay began, unless it was lost: where the log lacks one, not before it.
-            yield last, "lost" if self._has_store or first >= first_logged(self.room) else "slow"
+            # Without a store only what was erased is not in the log, or what has gone from it since the replay began.
+            yield last, "lost" if self._has_store else "expired" if first >= first_logged(self.room) else "slow"
 
 
 class Recovery(NamedTuple):

@@ -15,7 +15,7 @@ healthy member that merely waits for its turn.
 import math
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic
 
@@ -295,6 +295,18 @@ class Room(Generic[C]):
         log = self.log
         while log and log[0][6] < before:
             self.log_bytes -= log.popleft()[5]
+
+    def erase(self, is_gone: Callable[[Record], bool], *, is_stored: bool) -> None:
+        """Let go of some messages; where there is a store, of those before them too: it knows why the others lack."""
+        kept: deque[Record] = deque()
+        for record in self.log:
+            if not is_gone(record):
+                kept.append(record)
+            elif is_stored:
+                kept.clear()
+        if len(kept) != len(self.log):
+            self.log = kept
+            self.log_bytes = sum(record[5] for record in kept)
 
     def prepend(self, records: Sequence[Record]) -> None:
         """Put older messages, oldest first, before those that are logged."""

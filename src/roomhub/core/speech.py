@@ -266,10 +266,14 @@ class Speech(Generic[C]):
         """The log of a user's direct messages, made if need be; None if there is no place for one more."""
         found = self._state.mailboxes.get(user)
         if found is None and self._membership.makes_place(f"@{user}"):
-            found = self._state.mailboxes[user] = self._state.make_log(f"@{user}")
-            found.talk = RoomTalk(Roster(()))
-            self._rest(user, found, now)
+            found = self._make_mailbox(user, now)
         return found
+
+    def _make_mailbox(self, user: str, now: float) -> Room[C]:
+        mailbox = self._state.mailboxes[user] = self._state.make_log(f"@{user}")
+        mailbox.talk = RoomTalk(Roster(()))
+        self._rest(user, mailbox, now)
+        return mailbox
 
     def _rest(self, user: str, mailbox: Room[C], now: float) -> None:
         """A mailbox whose user is away goes some day."""
@@ -277,10 +281,15 @@ class Speech(Generic[C]):
             self._deadlines.arm("linger", mailbox, now)
 
     def known_mailbox(self, user: str, now: float) -> Room[C] | None:
-        """The log of a user's direct messages, if there is one, in memory or in the store."""
-        store = self._state.store
-        is_known = user in self._state.mailboxes or (store is not None and f"@{user}" in store.rooms)
-        return self.mailbox(user, now) if is_known else None
+        """The log of a user's direct messages, if there is one, in memory or in the store; for a user who is here.
+
+        There is a place for it in any case, or it would go on later as if there had been nothing before.
+        """
+        found, store = self._state.mailboxes.get(user), self._state.store
+        if found is None and store is not None and f"@{user}" in store.rooms:
+            self._membership.makes_place(f"@{user}")
+            found = self._make_mailbox(user, now)
+        return found
 
     def write_to(self, session: Session[C], to: str, content: str, answer: Answer[C], now: float) -> bool:
         """A direct message: into the mailbox of ``to``, and a copy into the sender's. False if there is no place.

@@ -76,6 +76,8 @@ class EchoApplication:
     def pinged(self, connection: Connection) -> CloseReason | None:
         return None
 
+    def warn(self, connections: Sequence[Connection], in_s: float) -> None: ...
+
     def dismiss(self, connections: Sequence[Connection], reason: CloseReason) -> None:
         for connection in connections:
             connection.close(reason)

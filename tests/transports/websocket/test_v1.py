@@ -10,6 +10,7 @@ import pytest
 from roomhub import Limits, Runtime
 from roomhub.core.commands import CloseRoom
 from roomhub.testing import ManualClock
+from roomhub.transports.websocket import serve
 from tests.core.playbook import check_shape
 from tests.transports.websocket.support import (
     CLOSE,
@@ -383,6 +384,34 @@ async def test_a_drain_is_announced(driver: Driver) -> None:
             ann.peer.disconnect()
             await pat.receive_until(chat("ann", "last words"))
             assert await pat.closed() == (1012, "draining")
+
+
+@pytest.mark.parametrize("stays", [True, False])
+async def test_a_server_that_ends_gives_notice_too(driver: Driver, stays: bool) -> None:
+    """As in ``async with Runtime() as runtime, serve(runtime)``, where the server ends before the runtime drains."""
+    clock = ManualClock()
+    async with Runtime(limits=Limits(drain_notice_s=3), clock=clock) as runtime, anyio.create_task_group() as tasks:
+        leave = anyio.Event()
+
+        async def serve_until_then(task_status: Any) -> None:
+            async with serve(runtime, port=0, driver=driver) as server:
+                task_status.started(server)
+                await leave.wait()
+
+        serving_now = await tasks.start(serve_until_then)
+        world = World(runtime, serving_now, clock)
+        ann = await connect(world, "ann")
+        leave.set()
+        notice = await ann.hear()
+        assert (notice["type"], notice["in_ms"]) == ("draining", 3_000)
+        if stays:
+            assert (await ann.ask("ping", id=1))["type"] == "pong"
+            clock.advance(3)
+            bye, close = await ann.bye()
+            assert (bye["name"], close) == ("draining", (4100, "draining"))
+        ann.peer.disconnect()
+        await until(lambda: not serving_now.connections)
+        ann.peer.sock.close()
 
 
 async def test_a_client_that_does_not_read_is_put_out(driver: Driver) -> None:

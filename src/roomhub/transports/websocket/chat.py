@@ -7,7 +7,7 @@ from typing import Final
 
 from roomhub.core.codec import Chunk, Codec, Lane, PlainCodec
 from roomhub.core.commands import Dismiss
-from roomhub.core.errors import RATE_LIMITED, CloseReason
+from roomhub.core.errors import DRAINING, RATE_LIMITED, CloseReason
 from roomhub.core.events import Blocked, Connected, Disconnected, Heard, Received, Writable
 from roomhub.core.json_codec import JsonCodec
 from roomhub.core.limits import Limits
@@ -101,6 +101,9 @@ class ChatApplication:
             return None
         connection.ping_due_s = due
         return None
+
+    def warn(self, connections: Sequence[Connection], in_s: float) -> None:
+        self._runtime.submit(Dismiss(connections, DRAINING, in_s=in_s))
 
     def dismiss(self, connections: Sequence[Connection], reason: CloseReason) -> None:
         self._runtime.submit(Dismiss(connections, reason))

@@ -95,6 +95,10 @@ class Application(Protocol):
         """A ping came in: a sign of life too. A reason closes the connection."""
         ...
 
+    def warn(self, connections: "Sequence[Connection]", in_s: float) -> None:
+        """The server will stop in so many seconds."""
+        ...
+
     def dismiss(self, connections: "Sequence[Connection]", reason: CloseReason) -> None:
         """The server stops: ``Connection.close`` each of them, which are open."""
         ...

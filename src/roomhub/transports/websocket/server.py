@@ -230,6 +230,8 @@ async def serve_application(
                 tasks.start_soon(drive_streams, sockets, accepting, name="roomhub streams")
             try:
                 yield server
+                stop_listening()
+                await _give_notice(runtime, service)
             except BaseException as error:
                 if isinstance(error, anyio.get_cancelled_exc_class()):
                     raise
@@ -249,6 +251,25 @@ async def serve_application(
         if uds is not None:
             # A server that took our place while our clients were leaving keeps it.
             _remove_socket(uds, identity)
+
+
+async def _give_notice(runtime: Runtime, service: Service) -> None:
+    """Tell clients some time before that this server ends, unless all of them leave sooner."""
+    notice_s = service.limits.drain_notice_s
+    leaving = [connection for connection in service.connections if connection.phase is Phase.OPEN]
+    if not notice_s or not leaving:
+        return
+    service.application.warn(leaving, notice_s)
+    async with anyio.create_task_group() as waiting:
+
+        async def end() -> None:
+            await runtime.clock.sleep_until(runtime.clock.now() + notice_s)
+            waiting.cancel_scope.cancel()
+
+        waiting.start_soon(end)
+        while service.connections:
+            await service.next_end()
+        waiting.cancel_scope.cancel()
 
 
 async def _say_goodbye(runtime: Runtime, service: Service) -> None:

@@ -155,10 +155,16 @@ class Assembly:
         "closed",
     )
 
-    def __init__(self, limits: FrameLimits, make_inflater: Callable[[float], MessageInflater] | None) -> None:
+    def __init__(
+        self,
+        limits: FrameLimits,
+        make_inflater: Callable[[float], MessageInflater] | None,
+        *,
+        from_server: bool = False,
+    ) -> None:
         self._limits = limits
         self._make_inflater = make_inflater
-        self._decoder = FrameDecoder(False, [_COMPRESSED_FRAMES] if make_inflater else [])
+        self._decoder = FrameDecoder(from_server, [_COMPRESSED_FRAMES] if make_inflater else [])
         self.closed: bool = False
         self._opcode: Opcode | None = None  # of the message in progress, None between messages
         self._blocks: list[bytes] = []

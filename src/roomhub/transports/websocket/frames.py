@@ -1,4 +1,7 @@
-"""WebSocket frames after the handshake, the server's side, without I/O (RFC 6455, sections 5 to 8).
+"""WebSocket frames after the handshake, for both sides, without I/O (RFC 6455, sections 5 to 8).
+
+`FrameReader` reads what clients send, which is masked; `UnmaskedFrameReader` what servers send. The functions make
+frames as a server sends them, and `masked` makes a client's of any of them.
 
 Reading has two ways that give the same items for every byte stream, however it is cut:
 
@@ -42,9 +45,11 @@ __all__ = [
     "MessageInflater",
     "Ping",
     "Pong",
+    "UnmaskedFrameReader",
     "binary_frame",
     "close_frame",
     "frame_header",
+    "masked",
     "ping_frame",
     "pong_frame",
     "text_frame",
@@ -111,7 +116,9 @@ class FrameReader:
                 return (_unmask(data[6:], data[2:6]).decode(),)
             except UnicodeDecodeError:
                 return (self._not_utf8(),)
+        return self._read(data)
 
+    def _read(self, data: bytes) -> Sequence[Item]:
         items: list[Item] = []
         at = 0
         if self._assembly is not None:
@@ -163,7 +170,7 @@ class FrameReader:
         """Read from `at` on through wsproto, to the end or until nothing is half read any more."""
         assembly = self._assembly
         if assembly is None:
-            assembly = self._assembly = Assembly(self._limits, self._inflater)
+            assembly = self._assembly = self._assemble()
             self._direct = False
         try:
             at = assembly.read(data, at, items, until_idle)
@@ -178,18 +185,65 @@ class FrameReader:
                 self._direct = True
         return at
 
+    def _assemble(self) -> Assembly:
+        return Assembly(self._limits, self._inflater)
+
     def _not_utf8(self) -> Failed:
         self._direct = False
         return Failed(CloseReason.INVALID_FRAME_PAYLOAD_DATA.value, INVALID_PAYLOAD)
 
 
+class UnmaskedFrameReader(FrameReader):
+    """The same for the bytes that a server sends: its frames have no mask, and one that has is 1002 (section 5.1)."""
+
+    __slots__ = ()
+
+    def feed(self, data: bytes) -> Sequence[Item]:
+        return self._read(data)
+
+    def _read_directly(self, data: bytes, at: int, items: list[Item]) -> int:
+        """Read whole text frames of up to 64 KiB from `at` on; return where another kind starts."""
+        end = len(data)
+        message_bytes = self._limits.message_bytes
+        while end - at >= 2 and data[at] == _TEXT_FIN:
+            length, start = data[at + 1], at + 2
+            if length == 126:
+                start += 2
+                length = int.from_bytes(data[at + 2 : start], "big")
+                if length <= _SHORT_BYTES:  # cut, or not the shortest encoding: wsproto will see
+                    break
+            elif length > _SHORT_BYTES:
+                break
+            if start + length > end or length > message_bytes:
+                break
+            at = start + length
+            try:
+                items.append(data[start:at].decode())
+            except UnicodeDecodeError:
+                items.append(self._not_utf8())
+                break
+        return at
+
+    def _assemble(self) -> Assembly:
+        return Assembly(self._limits, self._inflater, from_server=True)
+
+
 def _unmask(payload: bytes, mask: bytes) -> bytes | bytearray:
-    """Undo the client's masking (section 5.3)."""
+    """Undo the client's masking, which is to mask it again (section 5.3)."""
     length = len(payload)
     if length > _XOR_INT_BYTES:
         return XorMaskerSimple(mask).process(bytearray(payload))
     key = (mask * (length // 4 + 1))[:length]
     return (int.from_bytes(payload, "little") ^ int.from_bytes(key, "little")).to_bytes(length, "little")
+
+
+def masked(frame: bytes, mask: bytes) -> bytes:
+    """Return a frame of the functions below as a client has to send it.
+
+    `mask` is 4 bytes that nobody can foretell, new for each frame (section 5.3).
+    """
+    start = 2 + {126: 2, 127: 8}.get(frame[1], 0)
+    return b"".join((frame[:1], bytes((frame[1] | _MASKED,)), frame[2:start], mask, _unmask(frame[start:], mask)))
 
 
 def frame_header(first: int, length: int) -> bytes:

@@ -60,12 +60,13 @@ class Wire:
     Attributes:
         is_open: the handshake is done and neither side has closed.
         has_ended: the stream can be closed; nothing more comes of it.
+        is_torn: set by a driver whose write was cut short: part of a frame is out, so nothing can follow it.
     """
 
     def __init__(self, address: Address, subprotocol: str) -> None:
         self.is_open: bool = False
         self.has_ended: bool = False
-        self._is_closing = False
+        self.is_torn: bool = False
         self._subprotocol = subprotocol
         self._opening: Opening | None = Opening(address, subprotocol, secrets.token_bytes(16))
         self._reader = UnmaskedFrameReader(FrameLimits(MESSAGE_BYTES, 65_536, binary=False))
@@ -95,7 +96,6 @@ class Wire:
         """Send a close frame, once; ``Ended`` follows when the server has answered."""
         if self.is_open:
             self.is_open = False
-            self._is_closing = True
             self._add(close_frame(code, reason))
 
     def feed(self, data: bytes) -> Iterator[Item]:

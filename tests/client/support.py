@@ -6,9 +6,11 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias
 
 import anyio
-from anyio.abc import SocketAttribute, SocketStream
+from anyio.abc import SocketAttribute, SocketStream, TaskGroup, TaskStatus
 
+from roomhub import Runtime
 from roomhub.client import Backoff, Chat, Event, connect
+from roomhub.transports.websocket import serve
 from roomhub.transports.websocket.frames import (
     CloseReceived,
     FrameLimits,
@@ -231,5 +233,47 @@ async def cable_to(port: int) -> AsyncIterator[Cable]:
         cable.url = f"ws://127.0.0.1:{listener.extra(SocketAttribute.local_port)}"
         try:
             yield cable
+        finally:
+            tasks.cancel_scope.cancel()
+
+
+# -- a server that is stopped and started ------------------------------------------------------------------------------
+
+
+class Restartable:
+    """A real server on one port, in tasks of its own."""
+
+    def __init__(self, make_runtime: Callable[[], Runtime], tasks: TaskGroup) -> None:
+        self.url = ""
+        self._make_runtime = make_runtime
+        self._tasks = tasks
+        self._port = 0
+        self._stop = anyio.Event()
+        self._stopped = anyio.Event()
+
+    async def start(self) -> None:
+        await self._tasks.start(self._run)
+
+    async def stop(self) -> None:
+        self._stop.set()
+        await self._stopped.wait()
+
+    async def _run(self, *, task_status: TaskStatus[None]) -> None:
+        self._stop, self._stopped = anyio.Event(), anyio.Event()
+        async with self._make_runtime() as runtime, serve(runtime, port=self._port) as server:
+            self._port, self.url = server.port, server.url
+            task_status.started()
+            await self._stop.wait()
+            await runtime.drain()
+        self._stopped.set()
+
+
+@asynccontextmanager
+async def restartable(make_runtime: Callable[[], Runtime]) -> AsyncIterator[Restartable]:
+    async with anyio.create_task_group() as tasks:
+        server = Restartable(make_runtime, tasks)
+        await server.start()
+        try:
+            yield server
         finally:
             tasks.cancel_scope.cancel()

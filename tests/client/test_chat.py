@@ -5,6 +5,7 @@ import json
 import math
 import ssl
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -40,9 +41,8 @@ from roomhub.client import (
 )
 from roomhub.core.errors import CLOSE_REASONS
 from roomhub.stores.sqlite import SqliteHistory
-from roomhub.transports.websocket import serve
 from roomhub.transports.websocket.frames import text_frame
-from tests.client.support import QUICK, Line, cable_to, dial, hear, scripted
+from tests.client.support import QUICK, Line, cable_to, dial, hear, restartable, scripted
 from tests.transports.websocket.support import PATIENCE_S, open_files, serving, until
 
 pytestmark = pytest.mark.anyio
@@ -512,60 +512,57 @@ async def test_every_close_code_does_what_it_says() -> None:
                 assert isinstance(await anext(ann), Connected)
 
 
-async def test_a_drain_and_a_restart_with_its_history(tmp_path: Any) -> None:
+async def test_a_drain_and_a_restart_with_its_history(tmp_path: Path) -> None:
     """Stopped and started again in this process: nothing acknowledged is lost, nothing comes twice."""
     limits = Limits(drain_notice_s=0.05, drain_timeout_s=1, close_timeout_s=1)
-    port = 0
     heard: list[Event] = []
     acknowledged: list[str] = []
 
-    async def listen(chat: Any) -> None:
-        async for event in chat:
+    def messages() -> list[Message]:
+        return [event for event in heard if isinstance(event, Message)]
+
+    async def listen() -> None:
+        async for event in ann:
             heard.append(event)  # noqa: PERF401
 
-    async def speak(room: Any) -> None:
+    async def speak() -> None:
         for number in range(60):
-            await room.send(f"m{number}")
+            await lobby.send(f"m{number}")
             acknowledged.append(f"m{number}")
             await anyio.sleep(0.005)
 
-    async with anyio.create_task_group() as tasks:
-        ann: Any = None
-        for turn in range(3):
-            history = SqliteHistory(tmp_path / "history.db")
-            async with Runtime(limits=limits, history=history) as runtime, serve(runtime, port=port) as server:
-                port = server.port
-                if ann is None:
-                    ann = await dial(server.url).__aenter__()
-                    tasks.start_soon(listen, ann)
-                    tasks.start_soon(speak, await ann.join("lobby"))
-                await until(lambda turn=turn: len(acknowledged) >= 20 * (turn + 1))  # type: ignore[misc]
-                if turn == 2:
-                    await until(lambda: len(acknowledged) == 60)
-                    await until(lambda: len([event for event in heard if isinstance(event, Message)]) == 60)
-                    await ann.__aexit__(None, None, None)
-    messages = [event for event in heard if isinstance(event, Message)]
-    assert [message.content for message in messages] == acknowledged == [f"m{number}" for number in range(60)]
-    assert [message.offset for message in messages] == list(range(1, 61))
-    assert len({message.epoch for message in messages}) == 1
+    async with (
+        restartable(lambda: Runtime(limits=limits, history=SqliteHistory(tmp_path / "history.db"))) as server,
+        dial(server.url, random=lambda: 0.0) as ann,
+        anyio.create_task_group() as tasks,
+    ):
+        lobby = await ann.join("lobby")
+        tasks.start_soon(listen)
+        tasks.start_soon(speak)
+        for count in (20, 40):
+            await until(lambda count=count: len(acknowledged) >= count)  # type: ignore[misc]
+            await server.stop()
+            await server.start()
+        await until(lambda: len(acknowledged) == len(messages()) == 60)
+        tasks.cancel_scope.cancel()
+    assert [message.content for message in messages()] == acknowledged == [f"m{number}" for number in range(60)]
+    assert [message.offset for message in messages()] == list(range(1, 61))
+    assert len({message.epoch for message in messages()}) == 1
     assert len([event for event in heard if isinstance(event, Draining)]) == 2
     assert not [event for event in heard if isinstance(event, Missed | Restarted)]
 
 
 async def test_a_restart_without_a_history_begins_anew_and_says_so() -> None:
-    port = 0
-    for turn in range(2):
-        async with Runtime() as runtime, serve(runtime, port=port) as server:
-            port = server.port
-            if turn == 0:
-                ann = await dial(server.url).__aenter__()
-                lobby = await ann.join("lobby")
-                await lobby.send("gone soon")
-            else:
-                assert (await hear(ann, Restarted)).room == "lobby"
-                await lobby.send("anew")
-                assert (await hear(ann, Message)).offset == 1
-                await ann.__aexit__(None, None, None)
+    async with restartable(Runtime) as server, dial(server.url, random=lambda: 0.0) as ann:
+        lobby = await ann.join("lobby", meta={"mood": "fine"})
+        await lobby.send("gone soon")
+        await server.stop()
+        await server.start()
+        assert (await hear(ann, Restarted)).room == "lobby"
+        await lobby.send("anew")
+        message = await hear(ann, Message)
+        assert (message.content, message.offset) == ("anew", 1)
+        await until(lambda: "ann" in lobby.members and lobby.members["ann"].meta)
 
 
 # -- tokens ------------------------------------------------------------------------------------------------------------
@@ -628,7 +625,7 @@ async def test_a_token_that_is_not_taken() -> None:
 
 
 async def test_who_does_not_read_holds_the_server_and_not_memory() -> None:
-    limits = Limits(v1_lag_messages=10_000, message_burst=math.inf, message_rate_per_s=math.inf)
+    limits = Limits(v1_lag_messages=math.inf, lag_bytes=math.inf, log_messages=math.inf, log_bytes=math.inf)
     async with serving("reactor", limits=limits) as world, dial(world.server.url, buffer=10) as ann:
         lobby = await ann.join("lobby")
         for number in range(3_000):
@@ -642,7 +639,10 @@ async def test_who_does_not_read_holds_the_server_and_not_memory() -> None:
 async def test_who_is_too_slow_is_put_out_and_resumes() -> None:
     limits = Limits(v1_lag_messages=100, message_burst=math.inf, message_rate_per_s=math.inf, log_messages=100_000,
                     log_bytes=math.inf)  # fmt: skip
-    async with serving("reactor", limits=limits) as world, dial(world.server.url, buffer=10) as ann:
+    async with (
+        serving("reactor", limits=limits) as world,
+        dial(world.server.url, buffer=10, random=lambda: 0.0) as ann,
+    ):
         await ann.join("lobby")
         count = 0
         while not world.runtime.statistics().evictions:
@@ -658,7 +658,7 @@ async def test_an_answer_behind_a_full_buffer_is_read_all_the_same() -> None:
         lobby = await ann.join("lobby")
         for number in range(100):
             await world.runtime.publish_confirmed("lobby", str(number))
-            if number % 10 == 0:
+            if number % 10 == 9:
                 await lobby.send("from the loop that reads nothing", timeout_s=PATIENCE_S)
                 for _ in range(11):
                     await hear(ann, Message)

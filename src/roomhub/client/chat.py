@@ -1,6 +1,7 @@
 """The driver of the client: it owns the socket, the tasks and the time, and decides nothing (see ``protocol.py``)."""
 
 import math
+import os
 import ssl
 import sys
 from collections import deque
@@ -187,10 +188,11 @@ class Chat:
     ) -> None:
         assert self._tasks is not None
         cancelled = error if isinstance(error, anyio.get_cancelled_exc_class()) else None
+        is_speaking = self._protocol.phase in (Phase.GREETING, Phase.OPEN)
         try:
             self._protocol.close(ChatClosed("this chat is closed: its async with was left"))
             self._finish()
-            if cancelled is None:
+            if cancelled is None and is_speaking:
                 with anyio.move_on_after(CLOSE_TIMEOUT_S):
                     await self._parted.wait()
         except anyio.get_cancelled_exc_class() as late:
@@ -476,19 +478,21 @@ class Chat:
     async def _converse(self, stream: ByteStream, wire: Wire, items: Iterable[Item]) -> Ended:
         """Read and write until one of both has come to the end."""
         ends: list[Ended] = []
+        done = anyio.Event()
 
         async def write() -> None:
             ends.append(await self._write(stream, wire))
-            tasks.cancel_scope.cancel()
+            done.set()
+            if len(ends) == 1:
+                tasks.cancel_scope.cancel()
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(write, name="roomhub chat writing")
             ends.append(await self._read(stream, wire, items))
-            tasks.cancel_scope.cancel()
-        if not wire.is_torn:
-            # The answer to a close; whoever closes without one is not waited for.
+            self._work.set()
             with anyio.move_on_after(CLOSE_TIMEOUT_S):
-                await _send(stream, wire)
+                await done.wait()  # the close, or the answer to one; a server that takes nothing is not waited for
+            tasks.cancel_scope.cancel()
         return ends[0]
 
     async def _read(self, stream: ByteStream, wire: Wire, items: Iterable[Item]) -> Ended:
@@ -506,7 +510,7 @@ class Chat:
             items = wire.feed(data)
 
     async def _write(self, stream: ByteStream, wire: Wire) -> Ended:
-        """Send what there is to send; returns when it is this side that has enough."""
+        """Send what there is to send, to the end of the reading, or until it is this side that has enough."""
         while True:
             self._work = anyio.Event()
             hang_up: HangUp | None = None
@@ -523,9 +527,14 @@ class Chat:
             with anyio.CancelScope() as self._sending:
                 await _send(stream, wire)
             self._sending = None
+            if wire.has_ended:
+                return Ended(None, "")
             if hang_up is not None:
                 if hang_up.code is not None:
-                    await anyio.sleep(CLOSE_TIMEOUT_S)  # the answer ends the reading, and this with it
+                    with anyio.move_on_after(CLOSE_TIMEOUT_S):
+                        while not wire.has_ended:  # the answer is read
+                            self._work = anyio.Event()
+                            await self._work.wait()
                 return Ended(None, hang_up.reason)
             await self._work.wait()
 
@@ -688,8 +697,10 @@ def _fault(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, BaseExceptionGroup):
         return _fault(error.exceptions[0])
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(text)
+    number = error.errno if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else None
+    if number is not None and number > 0:  # those below are of getaddrinfo
+        return os.strerror(number)
+    return str(error) or type(error).__name__
 
 
 def _check_text(content: str) -> None:

@@ -48,7 +48,7 @@ __all__ = ["ClientProtocol", "HangUp", "Order", "Phase", "Probe", "direct_messag
 
 WELCOME_TIMEOUT_S: Final = 10.0
 """How long the server may take for its welcome, as long as it gives us for our hello."""
-STABLE_S: Final = 10.0
+STABLE_S: Final = 3.0
 """A connection that was open for so long counts as a success: the next delays are short again."""
 REFRESH_AT: Final = 0.8
 """After this part of its life a token is replaced."""

@@ -1,4 +1,4 @@
-"""The command line: ``roomhub serve``."""
+"""The command line: ``roomhub serve`` and ``roomhub chat``."""
 
 import argparse
 import errno
@@ -25,6 +25,7 @@ from roomhub.core.limits import FIELD_NAMES, Limits
 from roomhub.core.storage import StoreError
 from roomhub.ports import HistoryStore
 from roomhub.runtime import Runtime
+from roomhub.terminal import command
 from roomhub.transports.websocket.server import choose_driver, networks, serve
 
 __all__ = ["main"]
@@ -51,12 +52,12 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, or 2 for what the caller can mend, said in one line."""
+    """Run a command; returns the exit code: 0, 1 for a chat that failed, 2 for what the caller can mend in one line."""
     options = _parser().parse_args(arguments)
     try:
-        return _serve(options)
+        return _chat(options) if options.command == "chat" else _serve(options)
     except UsageError as error:
-        print(f"roomhub serve: {error}", file=sys.stderr)
+        print(f"roomhub {options.command}: {error}", file=sys.stderr)
         return 2
 
 
@@ -141,6 +142,16 @@ def _parser() -> argparse.ArgumentParser:
             help=f"how many {unit} a room's history keeps in the file (default all)",
         )
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default info)")
+    command.add_arguments(
+        commands.add_parser(
+            "chat",
+            help="talk in a chat from this terminal, or from a script",
+            description="Talk in the rooms of a roomhub server from this terminal; /help tells more there. With --json "
+            "each event is a JSON object on a line of standard output, and each line of standard input a request of "
+            'the v1 protocol, such as {"type":"chat","room":"lobby","content":"hello"}.',
+            allow_abbrev=False,
+        )
+    )
     return parser
 
 
@@ -186,6 +197,14 @@ def event_loop_options(options: argparse.Namespace) -> dict[str, bool]:
         if wanted and find_spec(module) is None:
             raise UsageError(f"{flag} needs {module}: pip install 'roomhub[{module}]'")
     return {"use_uvloop": True} if options.uvloop else {}
+
+
+def _chat(options: argparse.Namespace) -> int:
+    event_loop_options(argparse.Namespace(uvloop=False, backend=options.backend))
+    try:
+        return command.chat(options)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def _serve(options: argparse.Namespace) -> int:

@@ -7,7 +7,8 @@ histories are read from the server: every acknowledged message must stand there 
 each client heard must be its room's log, each message once, without a hole that nobody named.
 
 A server tells a message to whoever is there before it is stored, and acknowledges it afterwards. So what was said just
-before a kill may have been heard and not stored; its sender says it again, and it has another place then. Such ghosts are counted. None of them was acknowledged.
+before a kill may have been heard and not stored; its sender says it again, and it has another place then. Such ghosts
+are counted. None of them was acknowledged.
 """
 
 import argparse

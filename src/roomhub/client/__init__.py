@@ -16,6 +16,7 @@ from roomhub.client.chat import Chat as Chat
 from roomhub.client.chat import DirectPage as DirectPage
 from roomhub.client.chat import Page as Page
 from roomhub.client.chat import Room as Room
+from roomhub.client.chat import Token as Token
 from roomhub.client.chat import connect as connect
 from roomhub.client.errors import ChatClosed as ChatClosed
 from roomhub.client.errors import ChatError as ChatError

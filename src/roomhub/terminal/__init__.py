@@ -1,0 +1,1 @@
+"""``roomhub chat``: the client in a terminal, and in scripts as JSON, a line each."""

@@ -1,0 +1,41 @@
+"""Standard input and output of a program on an event loop: nothing blocks it, whatever they are.
+
+The descriptors are left in blocking mode, for they may be shared with the shell: each call waits until it can be done.
+"""
+
+import os
+from typing import Final
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+__all__ = ["read", "write"]
+
+READ_BYTES: Final = 4096
+PIPE_BYTES: Final = 512
+"""So much a pipe that is writable takes at once on every POSIX system (PIPE_BUF)."""
+
+
+async def read(descriptor: int) -> bytes:
+    """What there is; b"" at the end, and where the input is closed."""
+    try:
+        await anyio.wait_readable(descriptor)
+    except PermissionError:  # a file: epoll does not wait for those, and they do not block
+        await checkpoint()
+    except OSError:
+        return b""
+    try:
+        return os.read(descriptor, READ_BYTES)
+    except OSError:  # EIO: the terminal was closed
+        return b""
+
+
+async def write(descriptor: int, data: bytes) -> None:
+    """Write all of it. Raises BrokenPipeError where nobody reads any more, and OSError for a terminal that is gone."""
+    view = memoryview(data)
+    while view:
+        try:
+            await anyio.wait_writable(descriptor)
+        except PermissionError:
+            await checkpoint()
+        view = view[os.write(descriptor, view[:PIPE_BYTES]) :]

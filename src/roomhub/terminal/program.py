@@ -1,0 +1,393 @@
+"""``roomhub chat`` for a person: a line to type in, and above it what happens."""
+
+import os
+import signal
+import termios
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from roomhub.client import (
+    Changed,
+    Chat,
+    ChatError,
+    Connected,
+    DirectMessage,
+    Disconnected,
+    Draining,
+    Event,
+    Failed,
+    Joined,
+    Kicked,
+    Left,
+    Message,
+    Missed,
+    NotAnswered,
+    RequestRefused,
+    Restarted,
+    Room,
+    Shout,
+    StayAway,
+    Typing,
+)
+from roomhub.terminal.editor import END, INTERRUPT, Editor
+from roomhub.terminal.files import read, write
+from roomhub.terminal.text import clean, colour_of
+
+__all__ = ["Screen", "run"]
+
+SEND_TIMEOUT_S: Final = 300.0
+LINES_WAITING: Final = 1_000
+HELP: Final = (
+    "/join ROOM      enter a room, or speak in it from now on",
+    "/leave          leave this room",
+    "/dm USER TEXT   say something to one user",
+    "/who            who is here",
+    "/history [N]    the newest N messages (default 20)",
+    "/quit           end; so does Ctrl-D",
+    "//text          say /text",
+)
+DIM: Final = 2
+RED: Final = 31
+BOLD: Final = 1
+
+
+class Screen:
+    """What is shown: lines that scroll up, and the one that is being typed below them.
+
+    Args:
+        output: a descriptor.
+        editor: of the line; None where nothing is typed, as with a pipe.
+        has_colours: whether escape sequences for colours are understood, and wanted.
+    """
+
+    def __init__(self, output: int, editor: Editor | None, *, has_colours: bool) -> None:
+        self.prompt: str = ""
+        self._output = output
+        self._editor = editor
+        self._has_colours = has_colours
+        self._lock = anyio.Lock()
+
+    def paint(self, text: str, *codes: int) -> str:
+        """The text in a colour, where there are any; ``codes`` are those of ECMA-48 section 8.3.117."""
+        if not self._has_colours:
+            return text
+        return f"\x1b[{';'.join(map(str, codes))}m{text}\x1b[0m"
+
+    async def show(self, *lines: str) -> None:
+        """Put lines above the one that is being typed, which stays as it is."""
+        async with self._lock:
+            text = "".join(f"{line}\n" for line in lines)
+            if self._editor is not None:
+                text = f"\r\x1b[K{text}{self._typed()}"
+            await write(self._output, text.encode(errors="replace"))
+
+    async def redraw(self) -> None:
+        """Show the line that is being typed as it is now."""
+        if self._editor is not None:
+            async with self._lock:
+                await write(self._output, f"\r\x1b[K{self._typed()}".encode(errors="replace"))
+
+    async def wipe(self) -> None:
+        """Take that line away."""
+        if self._editor is not None:
+            async with self._lock:
+                await write(self._output, b"\r\x1b[K")
+
+    def _typed(self) -> str:
+        assert self._editor is not None
+        try:
+            columns = os.get_terminal_size(self._output).columns or 80
+        except OSError:
+            columns = 80
+        row, column = self._editor.picture(self.prompt, max(columns, 20))
+        return f"{row}\r" + (f"\x1b[{column}C" if column else "")
+
+
+class Start(NamedTuple):
+    """What the program begins with: rooms to join, the first to speak in, and how much history each shows."""
+
+    rooms: Sequence[str]
+    history: int
+
+
+async def run(chat: Chat, start: Start, stdin: int, stdout: int) -> None:
+    """Talk until the person has enough, or the input ends.
+
+    Raises:
+        StayAway: the server wants this client no more.
+    """
+    is_terminal = os.isatty(stdin) and os.isatty(stdout)
+    has_colours = os.isatty(stdout) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    editor = Editor() if is_terminal else None
+    screen = Screen(stdout, editor, has_colours=has_colours)
+    with _keys_at_once(stdin) if is_terminal else _as_it_is():
+        try:
+            await Program(chat, screen, editor).run(start, stdin)
+        finally:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(1):
+                await screen.wipe()
+
+
+class Program:
+    """The person's side of a chat."""
+
+    def __init__(self, chat: Chat, screen: Screen, editor: Editor | None) -> None:
+        self._chat = chat
+        self._screen = screen
+        self._editor = editor
+        self._room: str | None = None  # the one to speak in
+        self._typing: dict[tuple[str, str], str] = {}
+
+    async def run(self, start: Start, stdin: int) -> None:
+        to_worker, lines = anyio.create_memory_object_stream[str](LINES_WAITING)
+        async with to_worker, lines, anyio.create_task_group() as tasks:
+
+            async def work() -> None:
+                for room in start.rooms:
+                    await self._do(f"/join {room}", start.history)
+                if start.rooms and self._room is not None:
+                    self._speak_in(start.rooms[0] if start.rooms[0] in self._chat.rooms else self._room)
+                if not start.rooms:
+                    await self._note("/join a room to begin, /help for more")
+                await self._obey(lines, start.history)
+                tasks.cancel_scope.cancel()
+
+            async def listen() -> None:
+                async for event in self._chat:
+                    await self._tell(event)
+
+            async def watch() -> None:
+                with anyio.open_signal_receiver(*_SIGNALS) as signals:
+                    async for number in signals:
+                        if number is signal.SIGWINCH:
+                            await self._screen.redraw()
+                        else:
+                            tasks.cancel_scope.cancel()
+
+            tasks.start_soon(work)
+            tasks.start_soon(listen)
+            if self._editor is not None:
+                tasks.start_soon(watch)
+            if await self._read(stdin, to_worker):
+                tasks.cancel_scope.cancel()
+            to_worker.close()  # the input is over; what it said before is still done
+
+    async def _read(self, stdin: int, to_worker: MemoryObjectSendStream[str]) -> bool:
+        """Pass on lines to the input's end; True if the person wants no more, not even what is under way."""
+        buffer = b""
+        while data := await read(stdin):
+            if self._editor is None:
+                *lines, buffer = (buffer + data).split(b"\n")
+                for line in lines:
+                    await to_worker.send(line.decode(errors="replace"))
+                continue
+            for typed in self._editor.feed(data):
+                if typed is END or typed is INTERRUPT or typed.strip() == "/quit":
+                    return True
+                try:
+                    to_worker.send_nowait(typed)
+                except anyio.WouldBlock:
+                    await self._note(f"{LINES_WAITING} lines wait already; not taken: {clean(typed)}", RED)
+            await self._screen.redraw()
+            await self._show_typing()
+        if buffer:
+            await to_worker.send(buffer.decode(errors="replace"))
+        return self._editor is not None
+
+    async def _show_typing(self) -> None:
+        room = self._chat.rooms.get(self._room or "")
+        if room is not None and self._editor is not None:
+            text = self._editor.text
+            try:
+                await room.typing(bool(text) and not text.startswith("/"))
+            except ChatError:
+                return  # the listener raises it
+
+    # -- what the person wants ----------------------------------------------------------------------------------------
+
+    async def _obey(self, lines: MemoryObjectReceiveStream[str], history: int) -> None:
+        async for line in lines:
+            if line.strip() == "/quit":
+                return
+            if line.strip():
+                await self._do(line.rstrip("\r"), history)
+
+    async def _do(self, line: str, history: int) -> None:
+        try:
+            await self._try(line, history)
+        except StayAway:
+            await anyio.sleep_forever()  # the listener raises it, behind all that came before
+        except RequestRefused as error:
+            await self._note(f"not done: {clean(error.message)} ({clean(error.name)})", RED)
+        except NotAnswered as error:
+            fate = "it may have been said" if error.was_sent else "it was not said"
+            await self._note(f"no answer; {fate}: {clean(line)}", RED)
+        except ChatError as error:
+            await self._note(clean(str(error)), RED)
+
+    async def _try(self, line: str, history: int) -> None:
+        if not line.startswith("/") or line.startswith("//"):
+            text = line.removeprefix("/") if line.startswith("//") else line
+            await self._here().send(text, timeout_s=SEND_TIMEOUT_S)
+            return
+        command, *words = line.split()
+        match command, words:
+            case "/join", [name]:
+                await self._join(name, history)
+            case "/leave", []:
+                room = self._here()
+                await room.leave()
+                self._speak_in(next(iter(self._chat.rooms), None))
+                await self._note(f"you left {room.name}")
+            case "/dm", [user, _, *_]:
+                text = line.split(maxsplit=2)[2]
+                await self._chat.dm(user, text, timeout_s=SEND_TIMEOUT_S)
+                await self._show_message(f"to {clean(user)}", self._chat.user, self._chat.username, text, time.time())
+            case "/who", []:
+                await self._who(self._here())
+            case "/history", [] | [_]:
+                await self._history(self._here(), words)
+            case "/help", _:
+                await self._screen.show(*HELP)
+            case _:
+                usage = [text for text in HELP if text.startswith(f"{command} ")]
+                await self._note(f"usage: {usage[0]}" if usage else f"{clean(command)}: see /help", RED)
+
+    def _here(self) -> Room:
+        room = self._chat.rooms.get(self._room or "")
+        if room is None:
+            raise ChatError("you are in no room: /join one")
+        return room
+
+    def _speak_in(self, room: str | None) -> None:
+        self._room = room
+        self._draw_prompt()
+
+    async def _join(self, name: str, history: int) -> None:
+        is_new = name not in self._chat.rooms
+        room = await self._chat.join(name, history=history)
+        self._speak_in(name)
+        if is_new:
+            for message in room.backlog:
+                await self._tell(message)
+            others = len(room.members.keys() - {self._chat.user})
+            await self._note(f"you are in {name}" + (f", with {others} more: /who" if others else ""))
+        else:
+            await self._screen.redraw()
+
+    async def _who(self, room: Room) -> None:
+        names = [self._name(member.user, member.username) for member in room.members.values()]
+        await self._note(f"in {room.name}: " + ", ".join(names))
+
+    async def _history(self, room: Room, words: Sequence[str]) -> None:
+        limit = int(words[0]) if words and words[0].isascii() and words[0].isdigit() else 20
+        page = await room.history(limit=max(limit, 1))
+        for message in page.messages:
+            await self._tell(message)
+        if not page.messages:
+            await self._note("nothing was said yet")
+
+    # -- what happens -------------------------------------------------------------------------------------------------
+
+    async def _tell(self, event: Event) -> None:
+        name = self._name
+        match event:
+            case Message():
+                self._typing.pop((event.room, event.user), None)
+                self._draw_prompt()
+                where = "" if event.room == self._room and len(self._chat.rooms) < 2 else f"#{clean(event.room)}"
+                await self._show_message(where, event.user, event.username, event.content, event.ts_ms / 1000)
+            case DirectMessage():
+                where = "to you" if event.to == self._chat.username else f"to {clean(event.to)}"
+                await self._show_message(where, event.user, event.username, event.content, event.ts_ms / 1000)
+            case Joined():
+                await self._note(f"{name(event.member.user, event.member.username)} came into {clean(event.room)}")
+            case Left():
+                self._typing.pop((event.room, event.member.user), None)
+                self._draw_prompt()
+                why = f" ({clean(event.reason)})" if event.reason else ""
+                await self._note(f"{name(event.member.user, event.member.username)} left {clean(event.room)}{why}")
+            case Typing():
+                await self._note_typing(event)
+            case Shout():
+                where = f"{clean(event.name)} in {clean(event.room)}"
+                await self._show_message(where, event.user, event.username, event.content, time.time())
+            case Missed():
+                count = event.last - event.first + 1
+                await self._note(f"{count} messages of {clean(event.room)} are missing ({clean(event.reason)})", RED)
+            case Restarted():
+                await self._note(f"{clean(event.room)} began anew", RED)
+            case Kicked():
+                await self._note(f"you were put out of {clean(event.room)}: {clean(event.reason)}", RED)
+                if event.room == self._room:
+                    self._speak_in(next(iter(self._chat.rooms), None))
+                    await self._screen.redraw()
+            case Connected():
+                again = " again" if event.resumed else ""
+                await self._note(f"connected{again} as {name(event.user, event.username)}")
+            case Disconnected():
+                self._typing.clear()
+                self._draw_prompt()
+                why = f"{event.code} {event.reason}" if event.code else event.reason
+                await self._note(f"disconnected: {clean(why)}; next try in {event.retry_in_s:.1f} s", RED)
+            case Draining():
+                await self._note(f"the server stops in {event.in_s:.0f} s; this comes back by itself")
+            case Failed():
+                await self._note(f"the server says: {clean(str(event.error))}", RED)
+            case Changed():
+                pass
+
+    async def _note_typing(self, event: Typing) -> None:
+        if event.user == self._chat.user:
+            return
+        if event.is_typing:
+            self._typing[event.room, event.user] = clean(event.username)
+        else:
+            self._typing.pop((event.room, event.user), None)
+        self._draw_prompt()
+        await self._screen.redraw()
+
+    def _draw_prompt(self) -> None:
+        here = [username for (room, _), username in self._typing.items() if room == self._room]
+        who = "" if not here else f" ({here[0]} types)" if len(here) == 1 else f" ({len(here)} type)"
+        self._screen.prompt = f"{clean(self._room or '')}{who}> "
+
+    def _name(self, user: str, username: str) -> str:
+        own = (BOLD,) if user == self._chat.user else ()
+        return self._screen.paint(clean(username), *own, colour_of(user))
+
+    async def _show_message(self, where: str, user: str, username: str, content: str, when_s: float) -> None:
+        clock = self._screen.paint(time.strftime("%H:%M", time.localtime(when_s)), DIM)
+        place = f" {self._screen.paint(where, DIM)}" if where else ""
+        await self._screen.show(f"{clock}{place} {self._name(user, username)}: {clean(content)}")
+
+    async def _note(self, text: str, colour: int = DIM) -> None:
+        await self._screen.show(self._screen.paint("*", colour) + " " + text)
+
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGWINCH)
+
+
+@contextmanager
+def _keys_at_once(descriptor: int) -> Iterator[None]:
+    """Each key comes as it is pressed, Ctrl-C too, and is not shown by the terminal."""
+    before = termios.tcgetattr(descriptor)
+    mode = termios.tcgetattr(descriptor)
+    mode[3] &= ~(termios.ECHO | termios.ICANON | termios.ISIG | termios.IEXTEN)
+    mode[6][termios.VMIN] = 1
+    mode[6][termios.VTIME] = 0
+    termios.tcsetattr(descriptor, termios.TCSADRAIN, mode)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+@contextmanager
+def _as_it_is() -> Iterator[None]:
+    yield

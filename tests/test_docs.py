@@ -320,7 +320,7 @@ def check_console(block: Block, around: Surroundings) -> None:
 
 
 def check_roomhub(arguments: list[str], around: Surroundings) -> None:
-    assert _parser().parse_args(arguments).command == "serve"
+    assert _parser().parse_args(arguments).command in ("serve", "chat")
 
 
 def check_make(arguments: list[str], around: Surroundings) -> None:
@@ -399,7 +399,7 @@ def check_proxy(block: Block, around: Surroundings) -> None:
     assert block.text.count("{") == block.text.count("}") > 0
     behind = re.findall(r"127\.0\.0\.1:\d+|unix[:/]/[\w/.]+", block.text)
     assert behind
-    for options in (_parser().parse_args(words[1:]) for words in around.commands if words[0] == "roomhub"):
+    for options in (_parser().parse_args(words[1:]) for words in around.commands if words[:2] == ["roomhub", "serve"]):
         listening = f"127.0.0.1:{options.port or 8080}" if options.uds is None else f"unix:{options.uds}"
         behind = [place for place in behind if place.replace("unix//", "unix:/") != listening]
     assert not behind, f"nothing on the page listens at {behind}"

@@ -46,7 +46,9 @@ LINE_BYTES: Final = 1024 * 1024
 
 
 async def run(chat: Chat, rooms: Sequence[str], history: int, stdin: int, stdout: int) -> None:
-    """Join these rooms, then pass events out and requests in, until the input ends and all of it is answered, or nobody reads the output.
+    """Join these rooms, then pass events out and requests in.
+
+    Until the input ends and all of it is answered, or nobody reads the output.
 
     Raises:
         StayAway: the server wants this client no more.

@@ -306,7 +306,8 @@ class Program:
                 where = "to you" if event.to == self._chat.username else f"to {clean(event.to)}"
                 await self._show_message(where, event.user, event.username, event.content, event.ts_ms / 1000)
             case Joined():
-                await self._note(f"{name(event.member.user, event.member.username)} came into {clean(event.room)}")
+                if event.member.user != self._chat.user:
+                    await self._note(f"{name(event.member.user, event.member.username)} came into {clean(event.room)}")
             case Left():
                 self._typing.pop((event.room, event.member.user), None)
                 self._draw_prompt()

@@ -36,9 +36,9 @@ from roomhub.client import (
     StayAway,
     Typing,
 )
+from roomhub.client.backoff import Ended
 from roomhub.client.outbox import Request
 from roomhub.client.protocol import ClientProtocol, HangUp, Order, Phase, Probe
-from roomhub.client.wire import Ended
 from roomhub.core.errors import CLOSE_REASONS, ERRORS
 from roomhub.core.message import Position
 from roomhub.core.protocol import SERVER_MESSAGES
@@ -293,6 +293,14 @@ def test_a_drain_without_a_bye_is_heeded_too() -> None:
     talk = talk_in_lobby()
     assert talk.hears("draining", in_ms=3_000, reconnect_ms=[500, 1_500]) == [Draining(3)]
     assert talk.breaks(Ended(1012, "")) == [Disconnected(1012, "", 1.0)]
+
+
+def test_a_bye_without_a_close_is_enough() -> None:
+    talk = talk_in_lobby()
+    talk.hears("bye", code=4100, name="draining", retry="after", reconnect_ms=[1_000, 1_000])
+    talk.passes(5)
+    assert isinstance(talk.orders[-1], HangUp)
+    assert talk.breaks() == [Disconnected(4100, "draining", 1.0)]
 
 
 def test_silence_is_asked_and_then_ends_it() -> None:
@@ -682,6 +690,19 @@ def test_a_token_is_replaced_before_it_ends() -> None:
     assert auth == {"type": "auth", "id": auth["id"], "token": "next"}
     talk.hears_text(json.dumps({"type": "ok", "id": auth["id"], "expires_ms": 50_000}))
     assert talk.client.refresh_at == talk.now + 40
+
+
+def test_a_token_that_ended_unnoticed_is_replaced_and_the_message_said_again() -> None:
+    talk = talk_in_lobby()
+    request = talk.say(timeout_s=5)
+    (frame,) = talk.read()
+    talk.hears("error", id=frame["id"], code=419, name="token_expired", message="x", retry="now")
+    assert talk.client.refresh_at == talk.now
+    talk.client.refresh("next")
+    assert [sent["type"] for sent in talk.read()] == ["auth"]
+    talk.passes(1)
+    assert talk.read() == [frame]
+    assert not request.is_over
 
 
 def test_a_token_that_is_not_taken_is_told() -> None:

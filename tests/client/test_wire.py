@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roomhub.client.wire import Ended, Item, Wire
+from roomhub.client.backoff import Ended
+from roomhub.client.wire import Item, Wire
 from roomhub.transports.websocket.frames import (
     PONG,
     CloseReceived,

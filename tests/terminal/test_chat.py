@@ -298,6 +298,19 @@ def test_whoever_stops_reading_ends_it_without_a_word(server: Serving) -> None:
     assert (process.returncode, errors) == (0, "")
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_ctrl_c_ends_a_script_without_a_traceback(server: Serving, backend: str) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, f"{server.url}/ws/lobby?username=ann", "--json", "--backend", backend],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert "connected" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, errors) == (130, "")
+
+
 def test_plain_lines_through_pipes(server: Serving) -> None:
     done = subprocess.run(
         [*COMMAND, f"{server.url}/ws/lobby?username=ann"], input="hello\n/who\n", capture_output=True, text=True,

@@ -9,9 +9,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Final, NamedTuple
 
-from roomhub.client.wire import Ended
-
-__all__ = ["Backoff", "Then", "advice_for", "then"]
+__all__ = ["Backoff", "Ended", "Then", "advice_for", "then"]
 
 _ADVICE: Final = {
     "protocol": "the server and this client do not understand each other: update the older one",
@@ -35,6 +33,22 @@ _STATUS_ADVICE: Final = {
 }
 _RETRIED_STATUSES: Final = frozenset((408, 425, 429))
 _LARGEST_EXPONENT: Final = 62  # 2.0**n of more is no use, and at 1,024 no float
+
+
+class Ended(NamedTuple):
+    """How a connection, or the try to have one, ended.
+
+    Attributes:
+        code: of the server's close frame, or of ours where the server broke the protocol; None where neither came.
+        reason: the text that goes with it.
+        status: of HTTP, where the handshake was declined; 101 for one that was taken in a way that cannot be.
+        retry_after_s: what that answer asked to wait.
+    """
+
+    code: int | None
+    reason: str
+    status: int | None = None
+    retry_after_s: float | None = None
 
 
 class Then(Enum):

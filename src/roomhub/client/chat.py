@@ -16,12 +16,12 @@ import anyio
 from anyio.abc import ByteStream, TaskGroup
 from anyio.lowlevel import checkpoint
 
-from roomhub.client.backoff import Backoff
+from roomhub.client.backoff import Backoff, Ended
 from roomhub.client.errors import ChatClosed, ConnectFailed, NotConnected, RequestRefused
 from roomhub.client.events import Connected, DirectMessage, Event, Member, Message, Sent
 from roomhub.client.outbox import Request
 from roomhub.client.protocol import ClientProtocol, HangUp, Phase, Probe, direct_message, message
-from roomhub.client.wire import Ended, Item, Wire
+from roomhub.client.wire import Item, Wire
 from roomhub.core.message import Position
 from roomhub.ports import Clock, SystemClock
 from roomhub.transports.websocket.opening import Address, Opened, parse_url
@@ -75,6 +75,8 @@ def connect(
     clock: Clock | None = None,
 ) -> "Chat":
     """A client of the chat at this URL; it connects as it is entered, and stays connected until it is left.
+
+    ::
 
         async with connect("ws://127.0.0.1:8080/ws", username="ann") as chat:
             room = await chat.join("lobby")
@@ -466,7 +468,10 @@ class Chat:
             return Ended(None, _fault(error))
         finally:
             if stream is not None:
-                await anyio.aclose_forcefully(stream)
+                # Shielded and yet it does not wait: asyncio's transports would keep a cancelled one for what they could
+                # not write, as long as the server takes nothing.
+                with anyio.CancelScope(shield=True):
+                    await stream.aclose()
 
     async def _open_stream(self) -> ByteStream:
         host, port = self._address.host, self._address.port

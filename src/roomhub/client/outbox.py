@@ -221,17 +221,17 @@ class Outbox:
         self._waiting = kept
         return taken
 
-    def retry(self, request: Request, at: float) -> None:
+    def retry(self, request: Request, at: float, *, pauses: bool) -> None:
         """It was forgotten, but only refused for now: send it again at this time, in its place.
 
-        What is said meanwhile would be refused as well, so it waits.
+        ``pauses``: whatever is sent before then would be refused as well, so it waits.
         """
         self._requests[request.id] = request
         self._own += request.is_own
         request.sent_at = None
         request.not_before = at
         self._waiting = sorted((*self._waiting, request), key=_id)
-        if request.kind in ("chat", "dm"):
+        if pauses:
             self._rate_due = max(self._rate_due, at + self._ahead_s)
 
     def forget(self, request_id: object) -> Request | None:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, TypeAlias
 
-from roomhub.client.backoff import Backoff, Then, advice_for, then
+from roomhub.client.backoff import Backoff, Ended, Then, advice_for, then
 from roomhub.client.errors import ChatClosed, NotAnswered, RequestRefused, StayAway
 from roomhub.client.events import (
     Connected,
@@ -39,7 +39,6 @@ from roomhub.client.events import (
 from roomhub.client.incoming import Broken, read_frame
 from roomhub.client.outbox import Outbox, Request
 from roomhub.client.rooms import RoomState
-from roomhub.client.wire import Ended
 from roomhub.core.json_codec import JsonCodec
 from roomhub.core.limits import Limits
 from roomhub.core.message import Position
@@ -48,13 +47,15 @@ __all__ = ["ClientProtocol", "HangUp", "Order", "Phase", "Probe", "direct_messag
 
 WELCOME_TIMEOUT_S: Final = 10.0
 """How long the server may take for its welcome, as long as it gives us for our hello."""
+BYE_TIMEOUT_S: Final = 5.0
+"""How long the server may take for its close after a bye, as long as it gives us to answer that."""
 STABLE_S: Final = 3.0
 """A connection that was open for so long counts as a success: the next delays are short again."""
 REFRESH_AT: Final = 0.8
 """After this part of its life a token is replaced."""
 TYPING_EVERY_S: Final = 3.0
 """A server passes no more signs of typing on than one in so many seconds."""
-RETRIED_ERRORS: Final = frozenset({"rate_limited", "draining", "over_capacity"})
+RETRIED_ERRORS: Final = frozenset({"rate_limited", "draining", "over_capacity", "token_expired"})
 """Worth another try by itself. Not ``internal``, after which the message was said, nor ``muted``."""
 
 
@@ -135,7 +136,7 @@ class ClientProtocol:
         # Of the connection at hand:
         self._hello: int | None = None
         self._hello_error: RequestRefused | None = None
-        self._hello_due = math.inf
+        self._next_step_due = math.inf  # of the welcome, or of the close after a bye
         self._advice_ms: list[int] | None = None
         self._bye: Ended | None = None
         self._ping_s = self._pong_s = math.inf
@@ -153,7 +154,7 @@ class ClientProtocol:
         self._hello_error = self._bye = self._advice_ms = self._welcomed_at = None
         self._ping_s = self._pong_s = math.inf
         self.heard(now)
-        self._hello_due = now + WELCOME_TIMEOUT_S
+        self._next_step_due = now + WELCOME_TIMEOUT_S
         self._hello = self.outbox.new_id()
         fields: dict[str, Any] = {"id": self._hello}
         if self._client:
@@ -217,8 +218,10 @@ class ClientProtocol:
     def tick(self, now: float) -> None:
         """Time has passed."""
         self.outbox.expire(now)
-        if self.phase is Phase.GREETING and now >= self._hello_due:
-            self._hang_up(1002, "no welcome")
+        if self.phase not in (Phase.GREETING, Phase.OPEN):
+            return
+        if now >= self._next_step_due:
+            self._hang_up(1002, "no welcome" if self._bye is None else "no close after bye")
         elif self.phase is Phase.OPEN:
             if now >= self._heard_at + self._pong_s:
                 self._hang_up(None, "nothing was heard of the server")
@@ -231,10 +234,10 @@ class ClientProtocol:
         """When ``tick`` and ``pull`` want to be called at the latest."""
         due = self.outbox.next_due
         if self.phase is Phase.GREETING:
-            return min(due, self._hello_due)
+            return min(due, self._next_step_due)
         if self.phase is Phase.OPEN:
             quiet_s = self._pong_s if self._has_probed else min(self._ping_s, self._pong_s)
-            return min(due, self._heard_at + quiet_s)
+            return min(due, self._next_step_due, self._heard_at + quiet_s)
         return due
 
     def pull(self, now: float) -> list[Order]:
@@ -398,6 +401,7 @@ class ClientProtocol:
         if self.phase is not Phase.GREETING or frame.get("id") != self._hello:
             return []
         self.phase = Phase.OPEN
+        self._next_step_due = math.inf
         self._session = frame["session"]
         self.user, self.username, self.limits = frame["user"], frame["username"], frame["limits"]
         self._welcomed_at = now
@@ -508,10 +512,14 @@ class ClientProtocol:
         request = self.outbox.forget(frame["id"])
         if request is None:
             return []
-        if error.retry == "after" and error.name in RETRIED_ERRORS:
+        if error.name == "token_expired":
+            self.refresh_at = now
+        if error.retry != "no" and error.name in RETRIED_ERRORS and request.kind != "auth":
             delay_s = self._backoff.delay_s(1, self._random) if error.retry_after_s is None else error.retry_after_s
             if now + delay_s < request.deadline:
-                self.outbox.retry(request, now + delay_s)
+                # Joins have a rate of their own.
+                pauses = error.name == "rate_limited" and request.kind != "join"
+                self.outbox.retry(request, now + delay_s, pauses=pauses)
                 return []
         request.finish(error=error)
         return self._own_failed(request, error) if request.is_own else []
@@ -577,6 +585,7 @@ class ClientProtocol:
 
     def _said_bye(self, frame: Mapping[str, Any], now: float) -> list[Event]:
         self._bye = Ended(frame["code"], frame["name"])
+        self._next_step_due = now + BYE_TIMEOUT_S
         self._advice_ms = frame.get("reconnect_ms", self._advice_ms)
         return []
 

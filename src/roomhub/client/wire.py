@@ -10,9 +10,9 @@ The random bytes of handshake and masks come from the operating system: they are
 
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from roomhub.client.backoff import Ended
 from roomhub.transports.websocket.frames import (
     PONG,
     CloseReceived,
@@ -28,27 +28,10 @@ from roomhub.transports.websocket.frames import (
 )
 from roomhub.transports.websocket.opening import Address, Declined, Opened, Opening
 
-__all__ = ["Ended", "Item", "Wire"]
+__all__ = ["Item", "Wire"]
 
 MESSAGE_BYTES: Final = 16 * 1024 * 1024
 """The longest message taken from a server: a roster of 100,000 users has half of that."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The WebSocket is over.
-
-    Attributes:
-        code: of the server's close frame, or of ours where the server broke the protocol; None where neither came.
-        reason: the text that goes with it.
-        status: of HTTP, where the handshake was declined; 101 for one that was taken in a way that cannot be.
-        retry_after_s: what that answer asked to wait.
-    """
-
-    code: int | None
-    reason: str
-    status: int | None = None
-    retry_after_s: float | None = None
 
 
 Item: TypeAlias = str | Opened | Ended

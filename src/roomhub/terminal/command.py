@@ -35,8 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"a file with a token, read at each connect; or the variable {TOKEN_VARIABLE} has one",
     )
     add("--ca-file", metavar="FILE", help="certificate authorities in PEM for wss, in place of the system's")
-    add("--wait", type=float, default=10.0, metavar="S", help="how long the first connection may take (default 10)")
+    add("--wait", type=_seconds, default=10.0, metavar="S", help="how long the first connection may take (default 10)")
     add("--backend", choices=("asyncio", "trio"), default="asyncio", help="event loop (default asyncio)")
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not seconds > 0:
+        raise argparse.ArgumentTypeError(f"must be a number of more than 0, not {text!r}")
+    return seconds
 
 
 def _count(text: str) -> int:
@@ -72,6 +82,10 @@ def chat(options: argparse.Namespace) -> int:
         # Nobody reads any more, which is no fault; nor shall Python's own flush find one.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
+        return 130
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt) is None:
+            raise
         return 130
     return 0
 

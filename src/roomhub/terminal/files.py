@@ -4,6 +4,7 @@ The descriptors are left in blocking mode, for they may be shared with the shell
 """
 
 import os
+import select
 from typing import Final
 
 import anyio
@@ -12,8 +13,8 @@ from anyio.lowlevel import checkpoint
 __all__ = ["read", "write"]
 
 READ_BYTES: Final = 4096
-PIPE_BYTES: Final = 512
-"""So much a pipe that is writable takes at once on every POSIX system (PIPE_BUF)."""
+PIPE_BYTES: Final = getattr(select, "PIPE_BUF", 512)
+"""So much a pipe that is writable takes at once."""
 
 
 async def read(descriptor: int) -> bytes:

@@ -1,5 +1,6 @@
 """``roomhub chat`` for a person: a line to type in, and above it what happens."""
 
+import math
 import os
 import signal
 import termios
@@ -41,6 +42,7 @@ from roomhub.terminal.text import clean, colour_of
 __all__ = ["Screen", "run"]
 
 SEND_TIMEOUT_S: Final = 300.0
+QUIT_TIMEOUT_S: Final = 2.0
 LINES_WAITING: Final = 1_000
 HELP: Final = (
     "/join ROOM      enter a room, or speak in it from now on",
@@ -173,12 +175,14 @@ class Program:
             tasks.start_soon(listen)
             if self._editor is not None:
                 tasks.start_soon(watch)
-            if await self._read(stdin, to_worker):
-                tasks.cancel_scope.cancel()
-            to_worker.close()  # the input is over; what it said before is still done
+            patience_s = await self._read(stdin, to_worker)
+            to_worker.close()  # what was said before the end is still done
+            with anyio.move_on_after(patience_s):
+                await anyio.sleep_forever()
+            tasks.cancel_scope.cancel()
 
-    async def _read(self, stdin: int, to_worker: MemoryObjectSendStream[str]) -> bool:
-        """Pass on lines to the input's end; True if the person wants no more, not even what is under way."""
+    async def _read(self, stdin: int, to_worker: MemoryObjectSendStream[str]) -> float:
+        """Pass on lines to the input's end; gives how many seconds what is under way may still take."""
         buffer = b""
         while data := await read(stdin):
             if self._editor is None:
@@ -187,8 +191,10 @@ class Program:
                     await to_worker.send(line.decode(errors="replace"))
                 continue
             for typed in self._editor.feed(data):
-                if typed is END or typed is INTERRUPT or typed.strip() == "/quit":
-                    return True
+                if typed is INTERRUPT:
+                    return 0
+                if typed is END or typed.strip() == "/quit":
+                    return QUIT_TIMEOUT_S if self._chat.is_connected else 0
                 try:
                     to_worker.send_nowait(typed)
                 except anyio.WouldBlock:
@@ -197,7 +203,7 @@ class Program:
             await self._show_typing()
         if buffer:
             await to_worker.send(buffer.decode(errors="replace"))
-        return self._editor is not None
+        return math.inf if self._editor is None else 0
 
     async def _show_typing(self) -> None:
         room = self._chat.rooms.get(self._room or "")

@@ -394,14 +394,14 @@ def test_a_hole_that_nobody_announced_is_told() -> None:
     assert events[0] == Missed("lobby", "e", 4, 6, "unknown")
 
 
-def test_in_the_own_mailbox_a_hole_is_what_this_client_said_itself() -> None:
+def test_a_mailbox_goes_on_as_a_room_does() -> None:
     talk = Talk()
     talk.open()
-    for offset in (1, 4):
+    for offset in (1, 2):
         events = talk.hears("dm", **chat(offset, room="@ann"), to="ann")
         assert events == [DirectMessage("ann", "ben", "ben", "hi", "e", offset, 1)]
     talk.breaks()
-    assert talk.connect()["resume"]["rooms"]["@ann"] == {"epoch": "e", "offset": 4}
+    assert talk.connect()["resume"]["rooms"]["@ann"] == {"epoch": "e", "offset": 2}
 
 
 def test_a_room_that_was_not_resumed_is_asked_for_from_where_it_was() -> None:
@@ -410,6 +410,8 @@ def test_a_room_that_was_not_resumed_is_asked_for_from_where_it_was() -> None:
     talk.say("waits for the room")
     talk.breaks()
     talk.welcome(talk.connect())
+    assert talk.read() == []
+    talk.passes(2)
     (join,) = talk.read()
     position = {"epoch": "e", "offset": 3}
     assert join == {"type": "join", "id": join["id"], "room": "lobby", "since": position, "presence": True,
@@ -424,14 +426,31 @@ def test_a_room_that_was_not_resumed_is_asked_for_from_where_it_was() -> None:
     assert [frame["content"] for frame in talk.read()] == ["waits for the room"]
 
 
-def test_a_room_that_is_closed_to_it_now_is_told_and_so_is_who_waits() -> None:
+def test_a_room_that_is_not_resumed_for_now_is_asked_for_when_the_server_said() -> None:
+    talk = talk_in_lobby()
+    talk.breaks()
+    talk.welcome(talk.connect())
+    wait = {"code": 503, "name": "over_capacity", "message": "x", "retry": "after", "retry_after_ms": 7_000}
+    assert talk.hears("error", **wait, room="lobby") == []
+    talk.passes(6.9)
+    assert talk.read() == []
+    talk.passes(0.1)
+    assert [frame["type"] for frame in talk.read()] == ["join"]
+
+
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_a_room_that_is_closed_to_it_now_is_told_and_so_is_who_waits(is_asked: bool) -> None:
     talk = talk_in_lobby()
     waiting = talk.say()
     talk.breaks()
     talk.welcome(talk.connect())
-    (join,) = talk.read()
-    events = talk.hears("error", id=join["id"], code=403, name="forbidden", message="no", retry="no", room="lobby")
-    assert events == [Kicked("lobby", 403, "forbidden")]
+    answer: Frame = {"code": 403, "name": "forbidden", "message": "no", "retry": "no", "room": "lobby"}
+    if is_asked:
+        talk.passes(2)
+        (join,) = talk.read()
+        answer["id"] = join["id"]
+    assert talk.hears("error", **answer) == [Kicked("lobby", 403, "forbidden")]
+    assert talk.read() == []
     assert isinstance(waiting.error, RequestRefused)
     assert "lobby" not in talk.client.rooms
 
@@ -764,6 +783,15 @@ def test_after_a_resume_the_roster_is_asked_for_and_what_changed_is_told() -> No
     (members,) = talk.read()
     events = talk.hears("ok", id=members["id"], room="lobby", rev=0, users=[BEN])  # of a server that began anew
     assert events == [Left("lobby", Member("ann", "ann")), Joined("lobby", Member("ben", "Ben"))]
+
+
+def test_a_roster_that_is_as_it_was_is_not_asked_for() -> None:
+    talk = talk_in_lobby()
+    for resumed, rev, kinds in ((True, 1, []), (True, 2, ["members"]), (False, 1, ["members"])):
+        talk.breaks()
+        place = {"epoch": "e", "offset": 3, "recovered": "full", "rev": rev}
+        talk.welcome(talk.connect(), resumed=resumed, rooms={"lobby": place})
+        assert [frame["type"] for frame in talk.read()] == kinds
 
 
 def test_typing_and_shouts_are_events() -> None:

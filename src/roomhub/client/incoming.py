@@ -114,7 +114,10 @@ _CHECKS: Final[Mapping[Kind, Callable[[Any], bool]]] = {
     "messages": _each(_is_message),
     "rooms": lambda value: (
         isinstance(value, dict)
-        and all(_is_position(place) and _is_text(place.get("recovered")) for place in value.values())
+        and all(
+            _is_position(place) and _is_text(place.get("recovered")) and _is_count(place.get("rev", 0))
+            for place in value.values()
+        )
     ),
     "recovered": _is_text,
 }

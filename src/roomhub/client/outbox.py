@@ -200,7 +200,7 @@ class Outbox:
         self._pull_at = math.inf
         for at, request in enumerate(self._waiting):
             room = request.room
-            if request.is_over:
+            if request.id not in self._requests:
                 continue
             if (pause_until := self._rate_due - self._ahead_s) > now:
                 self._pull_at = min(self._pull_at, pause_until)
@@ -230,7 +230,7 @@ class Outbox:
         self._own += request.is_own
         request.sent_at = None
         request.not_before = at
-        self._waiting = sorted((*self._waiting, request), key=_id)
+        self._waiting = sorted({*self._waiting, request}, key=_id)
         if pauses:
             self._rate_due = max(self._rate_due, at + self._ahead_s)
 
@@ -242,7 +242,9 @@ class Outbox:
         return request
 
     def expire(self, now: float) -> None:
-        """Fail what got no answer in its time."""
+        """Fail what got no answer in its time. Whoever calls this calls ``take`` next."""
+        if self._pull_at <= now:
+            self._pull_at = math.inf
         while self._deadlines and self._deadlines[0][0] <= now:
             _, id_ = heapq.heappop(self._deadlines)
             request = self.forget(id_)

@@ -12,7 +12,7 @@ The laws, and where they come from (the page of the protocol):
 
 - A client resumes from the last place it had in room frames and in the replies to joins (``rooms.py``).
 - A message has a key, so that it can be sent again after a reconnect and is said once (``outbox.py``).
-- Rosters are not resumed: each is asked for anew, and what changed meanwhile comes as events.
+- A roster that is not as it was after a resume is asked for anew, and what changed meanwhile comes as events.
 - A secret is good once: each welcome has the next.
 """
 
@@ -53,6 +53,8 @@ STABLE_S: Final = 3.0
 """A connection that was open for so long counts as a success: the next delays are short again."""
 REFRESH_AT: Final = 0.8
 """After this part of its life a token is replaced."""
+REJOIN_AFTER_S: Final = 2.0
+"""A room that was not resumed is asked for after so long, unless the server says before why it was not."""
 TYPING_EVERY_S: Final = 3.0
 """A server passes no more signs of typing on than one in so many seconds."""
 RETRIED_ERRORS: Final = frozenset({"rate_limited", "draining", "over_capacity", "token_expired"})
@@ -386,7 +388,7 @@ class ClientProtocol:
         self.refresh_at = math.inf
         self.outbox.disconnected(now)
         for room in self.rooms.values():
-            room.disconnected()
+            room.is_joined = False
         self._welcomed_at = self._bye = self._advice_ms = None
 
     def _delay_s(self, end: Ended, advice_ms: list[int] | None) -> float:
@@ -418,17 +420,19 @@ class ClientProtocol:
             if state is None:
                 self.outbox.ask("leave", {"room": name}, is_own=True)  # left since hello
                 continue
-            events += state.entered(place["epoch"], place["offset"], place["recovered"])
-            if state.is_listed:
+            rev = place.get("rev") if frame["resumed"] else None
+            events += state.resumed(place["epoch"], place["offset"], place["recovered"], rev)
+            if state.is_stale:
                 self.outbox.ask("members", {"room": name}, is_own=True)
             if state.meta is not None and not frame["resumed"]:
                 self.outbox.ask("presence", {"room": name, "meta": state.meta}, is_own=True)
         for name, state in self.rooms.items():
             if name not in told and not name.startswith("@"):
-                self._rejoin(state)
+                self._rejoin(state, now + REJOIN_AFTER_S)
         return events
 
-    def _rejoin(self, state: RoomState, not_before: float = -math.inf) -> None:
+    def _rejoin(self, state: RoomState, not_before: float) -> None:
+        state.is_stale = state.is_listed
         fields: dict[str, Any] = {"room": state.name, "since": _place(state.position)}
         if state.is_listed:
             fields["presence"] = True
@@ -508,13 +512,18 @@ class ClientProtocol:
             self._hang_up(1000, error.name)
             return []
         if "id" not in frame:
-            return [Failed(error)]
+            waiting = self.outbox.find("join", error.room) if error.room is not None else None
+            if waiting is None or not waiting.is_own or waiting.sent_at is not None:
+                return [Failed(error)]
+            # Why a room was not resumed.
+            frame = {**frame, "id": waiting.id}
         request = self.outbox.forget(frame["id"])
         if request is None:
             return []
         if error.name == "token_expired":
             self.refresh_at = now
-        if error.retry != "no" and error.name in RETRIED_ERRORS and request.kind != "auth":
+        is_rejoin = request.is_own and request.kind == "join"
+        if error.retry != "no" and (is_rejoin or (error.name in RETRIED_ERRORS and request.kind != "auth")):
             delay_s = self._backoff.delay_s(1, self._random) if error.retry_after_s is None else error.retry_after_s
             if now + delay_s < request.deadline:
                 # Joins have a rate of their own.

@@ -60,8 +60,7 @@ class RoomState:
         self.position = Position(epoch, offset)
         if epoch != had.epoch:
             return [Restarted(self.name, epoch)] if had.epoch else []
-        # In a mailbox an offset that is left out is the copy of what this client said itself.
-        if offset > had.offset + 1 and not self.name.startswith("@"):
+        if offset > had.offset + 1:
             return [Missed(self.name, epoch, had.offset + 1, offset - 1, "unknown")]
         return []
 
@@ -75,9 +74,11 @@ class RoomState:
             events.append(Missed(self.name, epoch, first, last, reason))
         return events
 
-    def disconnected(self) -> None:
-        self.is_joined = False
-        self.is_stale = self.is_listed
+    def resumed(self, epoch: str, offset: int, recovered: str, rev: int | None) -> list[Event]:
+        """The same after a reconnect; without the ``rev`` that the roster has here it is stale."""
+        if rev is None or rev != self.rev or epoch != self.position.epoch:
+            self.is_stale = self.is_listed
+        return self.entered(epoch, offset, recovered)
 
     # -- who is there -------------------------------------------------------------------------------------------------
 

@@ -253,7 +253,6 @@ class Program:
             case "/dm", [user, _, *_]:
                 text = line.split(maxsplit=2)[2]
                 await self._chat.dm(user, text, timeout_s=SEND_TIMEOUT_S)
-                await self._show_message(f"to {clean(user)}", self._chat.user, self._chat.username, text, time.time())
             case "/who", []:
                 await self._who(self._here())
             case "/history", [] | [_]:

@@ -812,6 +812,7 @@ def test_typing_and_shouts_are_events() -> None:
         '{"type":"x","a":NaN}',
         '{"type":"typing","room":"lobby","username":"\\ud800","user":"x","state":"start"}',
         '{"type":"draining","in_ms":1,"reconnect_ms":[5,1]}', '{"type":"draining","in_ms":-1,"reconnect_ms":[1,5]}',
+        '{"type":"draining","in_ms":' + "9" * 400 + ',"reconnect_ms":[1,5]}',
         '{"type":"draining","in_ms":true,"reconnect_ms":[1,5]}', '{"type":"error","code":1}',
         '{"type":"user_joined","room":"lobby","username":"x","content":"","user":"x","rev":2,"devices":1,"meta":3}',
         '{"type":"presence","room":"lobby","rev":2,"joined":[{"user":"x"}]}',
@@ -851,7 +852,7 @@ def test_frames_of_rooms_that_it_is_not_in_are_ignored() -> None:
 
 
 VALUES: list[Any] = [
-    None, True, False, -1, 0, 1, 3, 2**60, 1.5, "", "lobby", "@ann", "e", "ann", "start", "none", "after", [], [1],
+    None, True, False, -1, 0, 1, 3, 10**400, 1.5, "", "lobby", "@ann", "e", "ann", "start", "none", "after", [], [1],
     [1, 5], [5, 1], {}, {"epoch": "e", "offset": 1}, {"lobby": {"epoch": "e", "offset": 9, "recovered": "none"}}, [BEN],
     {"message_bytes": "many", "message_rate_per_s": 0, "message_burst": None},
 ]  # fmt: skip

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 
+from roomhub.core.json_codec import BIGGEST_INTEGER
 from roomhub.core.protocol import SERVER_MESSAGES, Kind
 
 __all__ = ["Broken", "read_frame"]
@@ -56,7 +57,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value <= BIGGEST_INTEGER
 
 
 def _is_object(value: Any) -> bool:

@@ -39,7 +39,7 @@ from roomhub.client.events import (
 from roomhub.client.incoming import Broken, read_frame
 from roomhub.client.outbox import Outbox, Request
 from roomhub.client.rooms import RoomState
-from roomhub.core.json_codec import JsonCodec
+from roomhub.core.json_codec import BIGGEST_INTEGER, JsonCodec
 from roomhub.core.limits import Limits
 from roomhub.core.message import Position
 
@@ -357,7 +357,7 @@ class ClientProtocol:
         if since is not None:
             fields["since"] = _place(since)
         else:
-            fields["before"] = 2**53 - 1 if before is None else before
+            fields["before"] = BIGGEST_INTEGER if before is None else before
         return self._ask("history", fields, deadline)
 
     def refresh(self, token: str) -> None:
@@ -442,7 +442,7 @@ class ClientProtocol:
 
     def _note_expiry(self, frame: Mapping[str, Any], now: float) -> None:
         expires_ms = frame.get("expires_ms")
-        if type(expires_ms) is int and expires_ms > 0:
+        if type(expires_ms) is int and 0 < expires_ms <= BIGGEST_INTEGER:
             self._token_life_s = expires_ms / 1000
         elif frame["type"] == "welcome":
             self._token_life_s = math.inf

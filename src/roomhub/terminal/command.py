@@ -63,6 +63,7 @@ def chat(options: argparse.Namespace) -> int:
     """
     # Imported where it is needed: a server has no use for it.
     from roomhub.client import ChatError, connect
+    from roomhub.terminal.text import clean
 
     url, rooms = _url_and_rooms(options.url, options.room)
     connection = connect(
@@ -76,7 +77,7 @@ def chat(options: argparse.Namespace) -> int:
     try:
         anyio.run(run, backend=options.backend)
     except ChatError as error:
-        print(f"roomhub chat: {error}", file=sys.stderr)
+        print(f"roomhub chat: {clean(str(error))}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # Nobody reads any more, which is no fault; nor shall Python's own flush find one.

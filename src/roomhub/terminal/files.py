@@ -3,6 +3,7 @@
 The descriptors are left in blocking mode, for they may be shared with the shell: each call waits until it can be done.
 """
 
+import errno
 import os
 import select
 from typing import Final
@@ -32,11 +33,17 @@ async def read(descriptor: int) -> bytes:
 
 
 async def write(descriptor: int, data: bytes) -> None:
-    """Write all of it. Raises BrokenPipeError where nobody reads any more, and OSError for a terminal that is gone."""
+    """Write all of it. Raises BrokenPipeError where nobody reads any more, a terminal that is gone included."""
     view = memoryview(data)
     while view:
         try:
             await anyio.wait_writable(descriptor)
         except PermissionError:
             await checkpoint()
-        view = view[os.write(descriptor, view[:PIPE_BYTES]) :]
+        try:
+            written = os.write(descriptor, view[:PIPE_BYTES])
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise BrokenPipeError(error.errno, error.strerror) from None
+            raise
+        view = view[written:]

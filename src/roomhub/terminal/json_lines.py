@@ -5,6 +5,7 @@ the ``id`` that it had, if any; a line is taken when the one before it was answe
 """
 
 import json
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final, assert_never
@@ -56,9 +57,10 @@ async def run(chat: Chat, rooms: Sequence[str], history: int, stdin: int, stdout
     """
     async with anyio.create_task_group() as tasks:
         lock = anyio.Lock()
+        is_terminal = os.isatty(stdout)  # which would obey what is not escaped
 
         async def put(item: Mapping[str, Any]) -> None:
-            text = json.dumps(item, ensure_ascii=False, separators=(",", ":"))
+            text = json.dumps(item, ensure_ascii=is_terminal, separators=(",", ":"))
             async with lock:
                 await write(stdout, text.encode() + b"\n")
 

@@ -6,7 +6,7 @@ import signal
 import termios
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple
 
 import anyio
@@ -131,7 +131,7 @@ async def run(chat: Chat, start: Start, stdin: int, stdout: int) -> None:
         try:
             await Program(chat, screen, editor).run(start, stdin)
         finally:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(1):
+            with anyio.CancelScope(shield=True), anyio.move_on_after(1), suppress(BrokenPipeError):
                 await screen.wipe()
 
 
@@ -391,7 +391,8 @@ def _keys_at_once(descriptor: int) -> Iterator[None]:
     try:
         yield
     finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        with suppress(termios.error):  # the terminal is gone
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
 @contextmanager

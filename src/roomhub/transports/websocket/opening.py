@@ -10,7 +10,6 @@ Nothing that a server sends raises, and no more of it is kept than a head and th
 """
 
 import json
-import math
 import re
 from base64 import b64encode
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ __all__ = ["Address", "Declined", "Opened", "Opening", "parse_url"]
 
 HEAD_BYTES: Final = 16 * 1024
 BODY_BYTES: Final = 4 * 1024
+RETRY_AFTER_MOST_S: Final = 3_600.0
+"""No server puts a client off for longer."""
 _TARGET_SAFE: Final = "/?&=%:@!$'()*+,;~-._"
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,255}|[0-9A-Fa-f:.]{2,45}")
 
@@ -175,5 +176,5 @@ def _declined(response: h11.Response) -> Declined:
     retry_after_s = None
     for name, value in response.headers:
         if name == b"retry-after" and value.isdigit():  # a date is for caches
-            retry_after_s = min(float(value), math.inf)
+            retry_after_s = min(float(value), RETRY_AFTER_MOST_S)
     return Declined(response.status_code, f"HTTP {response.status_code}", retry_after_s)

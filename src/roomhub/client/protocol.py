@@ -17,7 +17,7 @@ The laws, and where they come from (the page of the protocol):
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, TypeAlias
@@ -345,8 +345,6 @@ class ClientProtocol:
 
     def set_meta(self, room: str, meta: Mapping[str, Any], deadline: float) -> Request:
         """Replace what this user tells of itself in a room."""
-        if (state := self.rooms.get(room)) is not None:
-            state.meta = meta
         return self._ask("presence", {"room": room, "meta": meta}, deadline)
 
     def history(
@@ -452,40 +450,47 @@ class ClientProtocol:
         request = self.outbox.forget(frame.get("id"))
         if request is None:
             return self._joined_unasked(frame)
+        missing = _NEEDED.get(request.kind, frozenset()) - frame.keys()
+        if missing:
+            request.finish(error=NotAnswered(f"{request.kind}: the reply has no {min(missing)}", was_sent=True))
+            self._hang_up(4000, f"{min(missing)} of the reply to {request.kind} is missing")
+            return []
         events: list[Event] = []
-        if request.kind == "join" or request.kind == "members":
-            name = request.fields["room"]
-            state = self.rooms.get(name)
-            if request.kind == "join":
-                if not {"epoch", "offset", "recovered"} <= frame.keys():
-                    self._hang_up(4000, "the reply to join has no place")
-                    return []
-                if state is None:
-                    if request.is_own:  # left meanwhile
-                        self.outbox.ask("leave", {"room": name}, is_own=True)
-                        return []
-                    presence = "presence" in request.fields
-                    state = self.rooms[name] = RoomState(name, is_listed=presence, meta=request.fields.get("meta"))
-                    since = request.fields.get("since")
-                    if since is not None:
-                        state.position = Position(since["epoch"], since["offset"])
-                events += state.entered(frame["epoch"], frame["offset"], frame["recovered"])
-            if state is not None and state.is_listed and "users" in frame and "rev" in frame:
-                known = state.members
-                told = state.listed(frame["rev"], frame["users"])
-                # Whom a newcomer finds there has not come just now.
-                events += told if known or request.is_own else []
-        elif request.kind in ("chat", "dm") and not {"room", "epoch", "offset", "ts"} <= frame.keys():
-            request.finish(error=NotAnswered(f"{request.kind}: the reply has no place", was_sent=True))
-            self._hang_up(4000, f"the reply to {request.kind} has no place")
-        elif request.kind == "auth":
-            self._note_expiry(frame, now)
+        match request.kind:
+            case "join":
+                events = self._joined(request, frame)
+            case "members":
+                state = self.rooms.get(request.fields["room"])
+                events = [] if state is None else state.listed(frame["rev"], frame["users"])
+            case "presence":
+                if (state := self.rooms.get(request.fields["room"])) is not None:
+                    state.meta = request.fields["meta"]
+            case "auth":
+                self._note_expiry(frame, now)
         request.finish(reply=frame)
+        return events
+
+    def _joined(self, request: Request, frame: Mapping[str, Any]) -> list[Event]:
+        name = request.fields["room"]
+        state = self.rooms.get(name)
+        if state is None and request.is_own:  # left meanwhile
+            self.outbox.ask("leave", {"room": name}, is_own=True)
+            return []
+        if state is None:
+            presence = "presence" in request.fields
+            state = self.rooms[name] = RoomState(name, is_listed=presence, meta=request.fields.get("meta"))
+            if (since := request.fields.get("since")) is not None:
+                state.position = Position(since["epoch"], since["offset"])
+        events = state.entered(frame["epoch"], frame["offset"], frame["recovered"])
+        if state.is_listed and "users" in frame:
+            told = state.listed(frame.get("rev", 0), frame["users"])
+            # Whom a newcomer finds there has not come just now.
+            events += told if request.is_own else []
         return events
 
     def _joined_unasked(self, frame: Mapping[str, Any]) -> list[Event]:
         """The room of the URL; or one whose join nobody waited for to the end."""
-        if not {"room", "epoch", "offset", "recovered"} <= frame.keys():
+        if not _NEEDED["join"] | {"room"} <= frame.keys():
             return []
         name = frame["room"]
         if "id" in frame:
@@ -598,6 +603,15 @@ class ClientProtocol:
         self._advice_ms = frame.get("reconnect_ms", self._advice_ms)
         return []
 
+
+_NEEDED: Final[Mapping[str, Set[str]]] = {
+    "join": {"epoch", "offset", "recovered"},
+    "members": {"rev", "users"},
+    "chat": {"room", "epoch", "offset", "ts"},
+    "dm": {"room", "epoch", "offset", "ts"},
+    "history": {"messages"},
+}
+"""What the replies to requests have, of all that an ``ok`` may have."""
 
 _HANDLERS: Final[Mapping[str, Callable[[ClientProtocol, dict[str, Any], float], list[Event]]]] = {
     "welcome": ClientProtocol._welcome,

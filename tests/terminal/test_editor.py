@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roomhub.terminal.editor import END, INTERRUPT, Editor, Input
-from roomhub.terminal.text import clean, colour_of, width_of
+from roomhub.terminal.text import clean, clock_of, colour_of, width_of
 
 UP, DOWN, LEFT, RIGHT, HOME, DELETE = b"\x1b[A", b"\x1b[B", b"\x1b[D", b"\x1b[C", b"\x1b[H", b"\x1b[3~"
 
@@ -89,6 +89,12 @@ def test_nothing_that_a_terminal_obeys_gets_through(text: str) -> None:
     shown = clean(text)
     assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for character in shown)
     shown.encode()
+
+
+@pytest.mark.parametrize("when_s", [-(10.0**300), 1e300, float("inf"), float("nan")])
+def test_a_time_that_is_none_is_shown_as_such(when_s: float) -> None:
+    assert clock_of(when_s) == "--:--"
+    assert len(clock_of(0)) == 5
 
 
 def test_a_colour_is_a_users_own() -> None:

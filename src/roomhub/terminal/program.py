@@ -37,7 +37,7 @@ from roomhub.client import (
 )
 from roomhub.terminal.editor import END, INTERRUPT, Editor
 from roomhub.terminal.files import read, write
-from roomhub.terminal.text import clean, colour_of
+from roomhub.terminal.text import clean, clock_of, colour_of
 
 __all__ = ["Screen", "run"]
 
@@ -290,7 +290,7 @@ class Program:
         await self._note(f"in {room.name}: " + ", ".join(names))
 
     async def _history(self, room: Room, words: Sequence[str]) -> None:
-        limit = int(words[0]) if words and words[0].isascii() and words[0].isdigit() else 20
+        limit = int(words[0][:9]) if words and words[0].isascii() and words[0].isdigit() else 20
         page = await room.history(limit=max(limit, 1))
         for message in page.messages:
             await self._tell(message)
@@ -368,7 +368,7 @@ class Program:
         return self._screen.paint(clean(username), *own, colour_of(user))
 
     async def _show_message(self, where: str, user: str, username: str, content: str, when_s: float) -> None:
-        clock = self._screen.paint(time.strftime("%H:%M", time.localtime(when_s)), DIM)
+        clock = self._screen.paint(clock_of(when_s), DIM)
         place = f" {self._screen.paint(where, DIM)}" if where else ""
         await self._screen.show(f"{clock}{place} {self._name(user, username)}: {clean(content)}")
 

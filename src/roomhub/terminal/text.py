@@ -1,10 +1,11 @@
 """What others wrote, made fit for a terminal. Peers are hostile: an escape sequence of theirs must stay text."""
 
+import time
 import zlib
 from typing import Final
 from unicodedata import category, east_asian_width
 
-__all__ = ["clean", "colour_of", "width_of"]
+__all__ = ["clean", "clock_of", "colour_of", "width_of"]
 
 _JOINER: Final = "\u200d"  # holds emoji together; the rest of Cf hides or reorders text
 _PALETTE: Final = (31, 32, 33, 34, 35, 36, 91, 92, 93, 94, 95, 96)
@@ -38,6 +39,14 @@ def width_of(character: str) -> int:
     if category(character) in ("Mn", "Me", "Cf"):
         return 0
     return 2 if east_asian_width(character) in ("W", "F") else 1
+
+
+def clock_of(when_s: float) -> str:
+    """The local time of day of a Unix time, which a server may have made up."""
+    try:
+        return time.strftime("%H:%M", time.localtime(when_s))
+    except (ValueError, OverflowError, OSError):
+        return "--:--"
 
 
 def colour_of(user: str) -> int:

@@ -1,7 +1,7 @@
 """Protocols for what a deployment plugs into a ``Runtime``, and the clock that comes with it."""
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from math import inf
 from typing import Protocol
 
@@ -88,8 +88,12 @@ class HistoryStore(Protocol):
         """Begin; called once, in a thread of its own. Raises ``roomhub.core.storage.StoreError``."""
         ...
 
-    def append(self, message: StoredMessage, ref: Hashable = None) -> bool:
-        """Store a message; ``Stored`` or ``StoreFailed`` has the ref. False if it is not taken."""
+    def append(self, messages: Sequence[StoredMessage], refs: Sequence[Hashable]) -> int:
+        """Store messages, in this order; ``Stored`` or ``StoreFailed`` has the refs of those that have one, not None.
+
+        Returns:
+            How many it has taken, from the first on. The others are not kept, and nothing more is said of them.
+        """
         ...
 
     def load(
@@ -110,11 +114,14 @@ class HistoryStore(Protocol):
         ...
 
     def erase_message(self, room: str, offset: int, ref: Hashable = None) -> bool:
-        """Erase a message, if it is there; as ``append``. Its key stays, and its offset becomes a gap, "expired"."""
+        """Erase a message, if it is there; ``Stored`` or ``StoreFailed`` has the ref. False if it is not taken.
+
+        Its key stays, and its offset becomes a gap, "expired".
+        """
         ...
 
     def erase_user(self, user: str, ref: Hashable = None) -> bool:
-        """Erase all that a user said, and the user's keys; as ``append``."""
+        """Erase all that a user said, and the user's keys; as ``erase_message``."""
         ...
 
     def close(self) -> None:

@@ -152,7 +152,7 @@ class Runtime:
             allow_join=allow_join,
             rewrite_message=rewrite_message,
         )
-        self.hub: Hub[Client] = hub or Hub(epoch=secrets.token_hex(6), limits=limits, slow=slow)
+        self.hub: Hub[Client] = hub or Hub(epoch=secrets.token_urlsafe(5), limits=limits, slow=slow)
         self.limits: Limits = self.hub.limits
         self.clock: Clock = clock or SystemClock()
         self.hub.reports = self._callbacks.tells
@@ -576,8 +576,9 @@ class Runtime:
                     self._give_up(effect.client)
             case Store():
                 assert self._history is not None
-                if not self._history.append(effect.message, effect.ref):
-                    refs = [] if effect.ref is None else [effect.ref]
+                taken = self._history.append(effect.messages, effect.refs)
+                if taken < len(effect.messages):
+                    refs = [ref for ref in effect.refs[taken:] if ref is not None]
                     self._queue.append(StoreFailed(refs, "the store takes no more"))
             case Load():
                 assert self._history is not None

@@ -265,7 +265,7 @@ def short(order: Effect[str]) -> str:
         case Report():
             return f"report {told(order.message)}"
         case Store():
-            return f"store {order.message.room} {order.message.offset}"
+            return f"store {', '.join(f'{message.room} {message.offset}' for message in order.messages)}"
         case Load():
             return f"load {order.room} {order.after} {order.before} {order.limit}"
         case Settle():

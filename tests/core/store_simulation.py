@@ -178,12 +178,13 @@ class StoreSimulation:
     def do(self, item: Any) -> None:
         for effect in self.hub.handle(item, self.now):
             if isinstance(effect, Store):
-                if len(self.queue) > 12:
-                    self.note_short(effect.message)
+                room = max(0, 12 - len(self.queue))
+                self.queue.extend(list(zip(effect.messages, effect.refs, strict=True))[:room])
+                if room < len(effect.messages):
+                    for message in effect.messages[room:]:
+                        self.note_short(message)
                     self.counts["refused"] += 1
-                    self.do(StoreFailed([effect.ref] if effect.ref is not None else [], "full"))
-                else:
-                    self.queue.append((effect.message, effect.ref))
+                    self.do(StoreFailed([ref for ref in effect.refs[room:] if ref is not None], "full"))
             elif isinstance(effect, Load):
                 if len(self.loads) > 20:
                     self.do(Loaded(effect.ref, None, "too many"))

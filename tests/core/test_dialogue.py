@@ -1340,7 +1340,8 @@ def test_who_skips_over_another_epoch_is_told_of_it() -> None:
     for number in range(1, 6):
         play >> Publish("r", f"m{number}")
         play.orders.clear()
-    play >> After() >> Writable("ann")
+    (play >> After()).orders.clear()
+    play >> Writable("ann")
     play << Hears("ann", gap(0, 0, "epoch", epoch="e.2"), gap(1, 2, "slow", epoch="e.2"), "presence")
 
 

@@ -19,6 +19,7 @@ from roomhub.core.events import (
     Loaded,
     Stored,
     StoreFailed,
+    Ticked,
     Writable,
 )
 from roomhub.core.limits import Limits
@@ -45,13 +46,15 @@ class Shelf:
 
     def take(self) -> "Shelf":
         """Take all orders for the store out of what the hub has ordered."""
-        orders, rest = list(self.play.orders), []
-        self.play.orders.clear()
+        play = self.play
+        orders, rest = [*play.orders, *play.hub.handle(Ticked(), play.now)], []
+        play.orders.clear()
         for order in orders:
             if isinstance(order, Store):
-                self.kept.setdefault(order.message.room, []).append(order.message)
-                if order.ref is not None:
-                    self.refs.append(order.ref)
+                for message, ref in zip(order.messages, order.refs, strict=True):
+                    self.kept.setdefault(message.room, []).append(message)
+                    if ref is not None:
+                        self.refs.append(ref)
             elif isinstance(order, Load):
                 self.loads.append(order)
             else:
@@ -158,15 +161,17 @@ def test_every_message_is_given_to_the_store_and_the_ok_follows_the_commit() -> 
     play << Sees("pat", "Ann: hi") << Hears("ann", chat("Ann", "hi", 1))
     shelf.refs.append("the program's own")
     shelf.commit() << Hears("ann", ok(1, room="r", offset=1, dup=None))
-    play >> says("ann", "chat", room="r", content="no reply") << Store
+    play >> says("ann", "chat", room="r", content="no reply") >> After() << Store
     play << Hears("ann", "chat")
     play >> Publish("r", "news", "Bot", ref="ref")
-    assert play.tell() == ["settle ref e.1/3", "store r 3"]
+    assert play.tell() == ["settle ref e.1/3"]
+    play >> After()
+    assert play.tell() == ["store r 3"]
     assert shelf.kept["r"] == [StoredMessage("r", "e.1", 1, "Ann", "Ann", "hi", 0, "", "k")]
 
 
 def test_orders_for_a_store_say_what_they_are() -> None:
-    assert repr(Store(said(1), None)).startswith("Store(StoredMessage(room='r'")
+    assert repr(Store([said(1)], [None])).startswith("Store([StoredMessage(room='r'")
     load = Load("r", None, after=None, before=5, limit=9, most_bytes=9)
     assert repr(load) == "Load('r', after=None, before=5, limit=9)"
 
@@ -175,6 +180,7 @@ def test_an_ok_may_be_set_not_to_wait() -> None:
     play = stored(confirms=False)
     enter(play, "Ann")
     play.forget() >> says("ann", "chat", id=1, room="r", content="hi")
+    play >> After()
     assert play.tell() == ["store r 1"]
     play << Hears("ann", ok(1, offset=1), chat("Ann", "hi", 1))
 
@@ -453,7 +459,7 @@ def test_a_mailbox_outlives_a_restart() -> None:
     play << Hears("ann")
     shelf.load()
     play << Hears("ann", "welcome", dm("@Ann", "m2", 2, to="Ann"))
-    play >> says("ann", "dm", to="Ben", content="hi") << Store << Store
+    play >> says("ann", "dm", to="Ben", content="hi") >> After() << Store
     assert play.hub._state.mailboxes["Ann"].offset == 3
 
 

@@ -51,7 +51,10 @@ class Book:
 
     def append(self, *offsets: int, room: str = "r", epoch: str = "e", **fields: Any) -> None:
         for offset in offsets:
-            assert self.history.append(message(offset, room, epoch, **fields), offset)
+            assert self.offer(message(offset, room, epoch, **fields), offset)
+
+    def offer(self, message: StoredMessage, ref: object = None) -> bool:
+        return self.history.append([message], [ref]) == 1
 
     def next(self) -> Report:
         return self.reports.get(timeout=TIMEOUT_S)
@@ -153,7 +156,7 @@ def test_what_was_stored_is_there_after_another_start(book: Callable[..., Book])
     first = book()
     assert first.snapshot == Snapshot([], [])
     for each in odd:
-        assert first.history.append(each)
+        assert first.offer(each)
     assert first.page().messages == odd
     first.close()
     second = book()
@@ -262,7 +265,7 @@ def test_keys_are_known_as_long_as_they_are_young(book: Callable[..., Book], at_
 def test_text_that_no_database_takes_is_not_taken(book: Callable[..., Book]) -> None:
     it = book()
     it.append(1)
-    assert not it.history.append(message(2, content="\ud800"))
+    assert not it.offer(message(2, content="\ud800"))
     it.append(3)
     assert it.offsets() == [1, 3]
     assert it.gaps() == [(2, 2, "lost")]
@@ -334,8 +337,8 @@ def test_messages_are_committed_in_batches(book: Callable[..., Book]) -> None:
     it.append(*range(6, 13))
     assert it.next() == Stored([6, 7, 8, 9, 10], {})
     assert (it.history.commits, it.history.queued) == (2, 2)
-    assert it.history.queued_bytes == 2 * (64 + len("rannAnnmessage 12"))
-    assert it.history.append(message(13))
+    assert it.history.queued_bytes == 2 * (64 + len("message 12"))
+    assert it.offer(message(13))
     assert it.close() == [Stored([11, 12], {})]
     assert (it.history.commits, it.history.queued, it.history.queued_bytes) == (3, 0, 0)
 
@@ -407,8 +410,8 @@ def test_killed_right_after_the_start(book: Callable[..., Book], path: Path) -> 
 def test_what_was_not_taken_had_an_offset_too(book: Callable[..., Book]) -> None:
     it = book(queue_messages=2, commit_interval_s=NEVER_S)
     it.append(1, 2)
-    assert not it.history.append(message(3))
-    assert not it.history.append(message(1, room="new"))
+    assert not it.offer(message(3))
+    assert not it.offer(message(1, room="new"))
     it.close()
     it = book()
     assert [tuple(room)[:3] for room in it.snapshot.rooms] == [("r", "e", 3)]
@@ -587,7 +590,7 @@ def test_a_slow_disk_holds_up_nobody(book: Callable[..., Book], monkeypatch: pyt
     it.append(1)
     assert gate.reached.wait(TIMEOUT_S)  # from here on the writer is stuck
     it.append(*range(2, 101))
-    assert not it.history.append(message(101), 101)
+    assert not it.offer(message(101), 101)
     assert not it.history.erase_message("r", 1)
     assert it.history.queued == 100
     for ref in range(sqlite.LOADS):
@@ -605,10 +608,10 @@ def test_a_slow_disk_holds_up_nobody(book: Callable[..., Book], monkeypatch: pyt
 def test_the_queue_is_bounded_in_bytes(book: Callable[..., Book], monkeypatch: pytest.MonkeyPatch) -> None:
     it = book(queue_bytes=10_000)
     gate = Gate(monkeypatch)
-    assert not it.history.append(message(1, content="x" * 10_000))
+    assert not it.offer(message(1, content="x" * 10_000))
     it.append(2, content="x" * 4_000)
     it.append(3, content="ü" * 2_000)
-    assert not it.history.append(message(4, content="x" * 4_000))
+    assert not it.offer(message(4, content="x" * 4_000))
     assert 8_000 < it.history.queued_bytes < 8_300
     gate.open.set()
     assert it.offsets() == [2, 3]
@@ -618,7 +621,7 @@ def test_the_queue_is_bounded_in_bytes(book: Callable[..., Book], monkeypatch: p
 def test_a_close_writes_what_is_queued(book: Callable[..., Book], path: Path) -> None:
     it = book(queue_messages=1_000, commit_messages=2_000, commit_interval_s=NEVER_S)
     it.append(*range(1, 1_001))
-    assert not it.history.append(message(1_001))
+    assert not it.offer(message(1_001))
     thread = it.history._thread
     assert thread is not None
     assert not thread.daemon
@@ -626,7 +629,7 @@ def test_a_close_writes_what_is_queued(book: Callable[..., Book], path: Path) ->
     assert not thread.is_alive()
     assert os.listdir(path.parent) == [path.name]  # no write-ahead log left
     it.history.close()
-    assert not it.history.append(message(1_002))
+    assert not it.offer(message(1_002))
     assert not it.history.load("r", 1, limit=1)
     assert not it.history.erase_user("ann")
     assert len(book().offsets()) == 1_000
@@ -634,7 +637,7 @@ def test_a_close_writes_what_is_queued(book: Callable[..., Book], path: Path) ->
 
 def test_a_history_is_opened_once(book: Callable[..., Book], path: Path) -> None:
     never = SqliteHistory(path)
-    assert not never.append(message(1))
+    assert not never.append([message(1)], [None])
     never.close()
     it = book()
     with pytest.raises(RuntimeError, match="make another"):
@@ -686,7 +689,7 @@ def test_what_was_refused_and_what_failed_had_offsets_too(
     assert gate.reached.wait(TIMEOUT_S)
     it.append(3, 4)
     for offset in (5, 6, 7):
-        assert not it.history.append(message(offset))
+        assert not it.offer(message(offset))
 
     def broken(file: HistoryFile) -> None:
         raise sqlite3.OperationalError("disk I/O error")
@@ -710,8 +713,8 @@ def test_a_store_that_was_behind_reserves_of_its_own_accord(
     it.append(1)
     assert gate.reached.wait(TIMEOUT_S)
     it.append(2, 3)
-    assert not it.history.append(message(11))
-    assert not it.history.append(message(10, "new"))
+    assert not it.offer(message(11))
+    assert not it.offer(message(10, "new"))
     gate.open.set()
     reserved: dict[tuple[str, str], int] = {}
     while len(reserved) < 2 or reserved["r", "e"] < 21:
@@ -790,7 +793,7 @@ def test_a_listener_that_raises_is_its_own_problem(path: Path, caplog: pytest.Lo
     history = SqliteHistory(path, commit_interval_s=0)
     history.open(listen)
     for offset in (1, 2):
-        history.append(message(offset), offset)
+        history.append([message(offset)], [offset])
         report = heard.get(timeout=TIMEOUT_S)
         assert isinstance(report, Stored)
         assert report.refs == [offset]

@@ -44,9 +44,8 @@ def main(path: str) -> None:
             with changed:
                 assert changed.wait_for(lambda: allowed[name] >= offset, 60)  # noqa: B023  # waited for right here
             say("gave", name, offset)
-            assert history.append(
-                StoredMessage(name, "epoch", offset, "ann", "Ann", "x" * 100, offset), f"{name} {offset}"
-            )
+            message = StoredMessage(name, "epoch", offset, "ann", "Ann", "x" * 100, offset)
+            assert history.append([message], [f"{name} {offset}"]) == 1
 
 
 main(sys.argv[1])

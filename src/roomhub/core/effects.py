@@ -1,6 +1,6 @@
 """Orders that come out of the hub, in the imperative. Apply them in order, before the next event goes in."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Generic, TypeAlias
 
 from typing_extensions import TypeVar
@@ -92,16 +92,19 @@ class Settle:
 
 
 class Store:
-    """Keep a message; answer with ``Stored`` or ``StoreFailed`` if there is a ``ref``. Only after ``Hub.restore``."""
+    """Keep a tick's messages, in this order; each has a ref, or None.
 
-    __slots__ = ("message", "ref")
+    Answer with ``Stored`` or ``StoreFailed`` for those that have one. Only after ``Hub.restore``.
+    """
 
-    def __init__(self, message: StoredMessage, ref: Hashable) -> None:
-        self.message: StoredMessage = message
-        self.ref: Hashable = ref
+    __slots__ = ("messages", "refs")
+
+    def __init__(self, messages: Sequence[StoredMessage], refs: Sequence[Hashable]) -> None:
+        self.messages: Sequence[StoredMessage] = messages
+        self.refs: Sequence[Hashable] = refs
 
     def __repr__(self) -> str:
-        return f"Store({self.message!r})"
+        return f"Store({self.messages!r})"
 
 
 class Load:

@@ -219,8 +219,9 @@ class Hub(Generic[C]):
 
     @property
     def is_settled(self) -> bool:
-        """Whether a tick would write nothing: nothing to share, nobody to name, nothing that passes to be told."""
-        return self._delivery.is_settled and not self._state.passing
+        """Whether a tick would do nothing: nothing to share, nobody to name, nothing to be told or stored."""
+        state = self._state
+        return self._delivery.is_settled and not state.passing and not (state.store and state.store.messages)
 
     @property
     def announces(self) -> bool:
@@ -554,6 +555,7 @@ class Hub(Generic[C]):
                     self._speech.typing_ended(room, user)
                 case _:
                     assert_never(kind)
+        self._state.give_store()
         self._speech.tell_passing()
         if self._delivery.asking:
             self._dialogue.bring_pages(now)
@@ -686,6 +688,7 @@ class Hub(Generic[C]):
                 self._membership.leave(session, member, now, keep_unread=True, tell=False)
             self._membership.close(session, errors.DRAINING, self._state.evictions, now)
         self._membership.forget_sessions()
+        self._state.give_store()
 
     def _announce_drain(self, sessions: Sequence[Session[C]], in_s: float, now: float) -> None:
         for session in sessions:

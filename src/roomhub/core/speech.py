@@ -7,7 +7,7 @@ from typing import Any, Final, Generic
 from typing_extensions import TypeVar
 
 from roomhub.core.codec import Lane, wire_bytes
-from roomhub.core.effects import Announce, Report, Settle, Store
+from roomhub.core.effects import Announce, Report, Settle
 from roomhub.core.membership import Membership
 from roomhub.core.message import CHAT, DM, PASSING, PRESENCE, Message, Notice, Position
 from roomhub.core.requests import Id
@@ -191,18 +191,10 @@ class Speech(Generic[C]):
         if room.home is not None:
             self._state.store_failures += 1
         elif store is not None:
-            kept = StoredMessage(
-                room.name,
-                room.epoch,
-                message.offset,
-                message.user,
-                message.username,
-                message.content,
-                message.ts_ms,
-                message.to,
-                key,
-            )
-            self._effects.append(Store(kept, receipt if receipt is not None and receipt.waiting else None))
+            said = (room.name, room.epoch, message.offset, message.user, message.username, message.content)
+            # Not by its own constructor, which costs as much again as the rest; every message is one.
+            store.messages.append(tuple.__new__(StoredMessage, (*said, message.ts_ms, message.to, key)))
+            store.refs.append(receipt if receipt is not None and receipt.waiting else None)
 
     def stored(self, refs: Sequence[Hashable], reserved: Mapping[tuple[str, str], int], now: float) -> None:
         """Messages are safe: say so to whoever waits for it."""

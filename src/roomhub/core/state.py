@@ -13,7 +13,7 @@ from typing_extensions import TypeVar
 from roomhub.core.codec import wire_bytes
 from roomhub.core.deadlines import Deadlines
 from roomhub.core.delivery import Delivery
-from roomhub.core.effects import Effect, Load
+from roomhub.core.effects import Effect, Load, Store
 from roomhub.core.limits import Limits
 from roomhub.core.message import Message, Record
 from roomhub.core.replay import Reply
@@ -67,14 +67,17 @@ class StoreState:
 
     Attributes:
         rooms: those that are not in memory.
+        messages, refs: what it is to be given at the end of the tick.
         reserve: how many offsets a new epoch has before the store has said anything of it.
         confirms: whether an ``ok`` waits for the commit.
     """
 
-    __slots__ = ("confirms", "reserve", "rooms")
+    __slots__ = ("confirms", "messages", "refs", "reserve", "rooms")
 
     def __init__(self, snapshot: Snapshot, reserve: int, *, confirms: bool) -> None:
         self.rooms: dict[str, StoredRoom] = {room.name: room for room in snapshot.rooms}
+        self.messages: list[StoredMessage] = []
+        self.refs: list[Hashable] = []
         self.reserve: int = reserve
         self.confirms: bool = confirms
 
@@ -228,9 +231,17 @@ class HubState(Generic[C]):
         most_bytes: float,
     ) -> None:
         """Ask the store for a page of a room's history, and do something with it."""
+        self.give_store()  # before it is asked: it answers of all that was given before
         fetch = Fetch(then)
         self.deadlines.arm("fetch", fetch, now)
         self.effects.append(Load(room, fetch, after=after, before=before, limit=limit, most_bytes=most_bytes))
+
+    def give_store(self) -> None:
+        """What was said since is to be kept."""
+        store = self.store
+        if store is not None and store.messages:
+            self.effects.append(Store(store.messages, store.refs))
+            store.messages, store.refs = [], []
 
     def fetched(self, fetch: Fetch, page: Page | None, now: float) -> None:
         """The store has answered, or did not in time."""

@@ -218,12 +218,12 @@ class HistoryFile:
     # -- storing ------------------------------------------------------------------------------------------------------
 
     def store(
-        self, messages: Sequence[tuple[StoredMessage, int]], ahead: Mapping[tuple[str, str], int]
+        self, messages: Sequence[tuple[StoredMessage, object, float]], ahead: Mapping[tuple[str, str], int]
     ) -> tuple[dict[tuple[str, str], int], dict[int, str]]:
-        """Store messages, each given with its size in bytes, in one transaction.
+        """Store messages in one transaction.
 
         Args:
-            messages: with offsets that rise in each room.
+            messages: with offsets that rise in each room; each with anything, and its size in bytes.
             ahead: by room and epoch, up to where offsets are in use already.
 
         Returns:
@@ -238,7 +238,7 @@ class HistoryFile:
         if len(self._logs) >= LOGS:
             self._logs.clear()
         with self._transaction():
-            for index, ((room, epoch, offset, user, username, content, ts_ms, to, key), size) in enumerate(messages):
+            for index, ((room, epoch, offset, user, username, content, ts_ms, to, key), _, size) in enumerate(messages):
                 log = self._log(room, epoch)
                 if offset <= log.last:
                     refused[index] = f"offset {offset} of room {room!r} is not above its last one, {log.last}"
@@ -248,7 +248,7 @@ class HistoryFile:
                 log.last = offset
                 log.ts_ms = ts_ms
                 log.messages += 1
-                log.bytes += size
+                log.bytes += int(size)
                 touched[log.id] = log
                 rows.append((log.id, offset, user, username, content, ts_ms, to, size))
                 if key is not None:

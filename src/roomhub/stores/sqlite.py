@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from math import inf
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from roomhub.core.storage import Loaded, Report, Snapshot, Stored, StoredMessage, StoreFailed
 from roomhub.stores.history_file import HistoryFile, Keep
@@ -32,17 +32,18 @@ IDLE_TIDY_INTERVAL_S: Final = 60.0
 """The same where nothing is written, if messages expire by age."""
 
 
-class _Append(NamedTuple):
-    message: StoredMessage
-    ref: Hashable
-    size: int
+_Append: TypeAlias = tuple[StoredMessage, Hashable, float]
+"""A message, its ref, and what it counts in bytes. A plain tuple: every message is one."""
 
 
-class _Call(NamedTuple):
+class _Call:
     """Something else to do to the file, in a batch of its own."""
 
-    do: Callable[[HistoryFile], None]
-    ref: Hashable
+    __slots__ = ("do", "ref")
+
+    def __init__(self, do: Callable[[HistoryFile], None], ref: Hashable) -> None:
+        self.do: Callable[[HistoryFile], None] = do
+        self.ref: Hashable = ref
 
 
 class _Load(NamedTuple):
@@ -68,7 +69,7 @@ class SqliteHistory:
     Args:
         path: the file; it is made if it is not there. SQLite adds ``-wal`` beside it.
         keep_messages: how many messages a room keeps; some more for a second or so after a burst.
-        keep_bytes: the same in bytes: each message's strings and 64 for the rest of it.
+        keep_bytes: the same in bytes: each message's text and 64 for the rest of it.
         keep_age_s: how many seconds a message is kept; it may stay a minute longer.
         key_ttl_s: how many seconds an idempotency key is remembered.
         commit_interval_s: how many seconds the first message of a batch waits for others; may be 0.
@@ -121,7 +122,7 @@ class SqliteHistory:
         self._accepting = False
         self._queue: deque[_Append | _Call] = deque()
         self._due = 0.0  # monotonic s: when the first in the queue has waited long enough
-        self._bytes = 0
+        self._bytes = 0.0
         self._asked = self._settled = 0  # appends and calls since ``open``
         self._loads: deque[_Load] = deque()
         self._unstored: dict[tuple[str, str], int] = {}  # by room and epoch: the last offset that is not in the file
@@ -156,22 +157,35 @@ class SqliteHistory:
         self._thread.start()
         return self._file.snapshot
 
-    def append(self, message: StoredMessage, ref: Hashable = None) -> bool:
-        """Have a message stored, its offset above those of its room before. False: it is not taken."""
-        text = "".join((message.room, message.user, message.username, message.content, message.to, message.key or ""))
-        try:
-            size = MESSAGE_OVERHEAD_BYTES + (len(text) if text.isascii() else len(text.encode()))
-        except UnicodeEncodeError:  # a lone surrogate, which no database takes
-            size = 0
+    def append(self, messages: Sequence[StoredMessage], refs: Sequence[Hashable]) -> int:
+        """Have messages stored, their offsets rising in each room.
+
+        Returns:
+            How many are taken, from the first on; the others are not.
+        """
+        sizes = [MESSAGE_OVERHEAD_BYTES + _size(message.content) for message in messages]
+        size = sum(sizes)
         with self._wake:
             if not self._accepting:
-                return False
-            if not size or self.queued >= self._queue_messages or self._bytes + size > self._queue_bytes:
-                self._note_unstored(message)
-                return False
-            self._bytes += size
-            self._ask(_Append(message, ref, size))
-            return True
+                return 0
+            count = len(messages)
+            if self.queued + count > self._queue_messages or self._bytes + size > self._queue_bytes:
+                count, size = self._fitting(sizes)
+                for message in messages[count:]:
+                    self._note_unstored(message)
+            if count:
+                self._bytes += size
+                self._ask(list(zip(messages[:count], refs, sizes, strict=False)))
+            return count
+
+    def _fitting(self, sizes: Sequence[float]) -> tuple[int, float]:
+        """How many of these still go into the queue, and their bytes."""
+        size = 0.0
+        for count, each in enumerate(sizes):
+            if self.queued + count >= self._queue_messages or self._bytes + size + each > self._queue_bytes:
+                return count, size
+            size += each
+        return len(sizes), size
 
     def load(
         self,
@@ -191,7 +205,7 @@ class SqliteHistory:
             after: the oldest messages above this offset; without it, the newest.
             before: only messages below this offset.
             limit: most messages in the page.
-            most_bytes: as many messages as these bytes hold, but at least one: strings, and 64 for the rest of each.
+            most_bytes: as many messages as these bytes hold, but at least one: text, and 64 for the rest of each.
 
         Raises:
             ValueError: ``limit`` is not more than 0.
@@ -254,8 +268,8 @@ class SqliteHistory:
 
     @property
     def queued_bytes(self) -> int:
-        """The same in bytes, each message's strings and 64 for the rest of it."""
-        return self._bytes
+        """The same in bytes, each message's text and 64 for the rest of it."""
+        return int(self._bytes)
 
     @property
     def commits(self) -> int:
@@ -281,16 +295,17 @@ class SqliteHistory:
         with self._wake:
             if not self._accepting or self.queued >= self._queue_messages:
                 return False
-            self._ask(_Call(do, ref))
+            self._ask([_Call(do, ref)])
             return True
 
-    def _ask(self, item: _Append | _Call) -> None:
-        if not self._queue:
+    def _ask(self, items: Sequence[_Append | _Call]) -> None:
+        before = len(self._queue)
+        if not before:
             self._due = time.monotonic() + self._commit_interval_s
-        self._queue.append(item)
-        self._asked += 1
+        self._queue.extend(items)
+        self._asked += len(items)
         # Only when that ends its waiting: it is asleep without an end, or until the first is due.
-        if len(self._queue) in (1, self._commit_messages):
+        if not before or before < self._commit_messages <= len(self._queue):
             self._wake.notify()
 
     # -- in the writer's thread ---------------------------------------------------------------------------------------
@@ -331,8 +346,8 @@ class SqliteHistory:
                 return None
             if flush and queue:
                 batch.append(queue.popleft())
-                if isinstance(batch[0], _Append):
-                    while queue and len(batch) < self._commit_messages and isinstance(queue[0], _Append):
+                if not isinstance(batch[0], _Call):
+                    while queue and len(batch) < self._commit_messages and not isinstance(queue[0], _Call):
                         batch.append(queue.popleft())
             settled = self._settled + len(batch)
             while self._loads and len(loads) < LOADS_PER_TURN and self._loads[0].behind <= settled:
@@ -340,16 +355,17 @@ class SqliteHistory:
         return batch, loads
 
     def _write(self, batch: Sequence[_Append | _Call]) -> None:
-        messages = [item for item in batch if isinstance(item, _Append)]
+        first = batch[0]
+        messages = [item for item in batch if not isinstance(item, _Call)]
         ahead = self._ahead()
         reserved: dict[tuple[str, str], int] = {}
         refused: dict[int, str] = {}
         error = ""
         try:
-            if isinstance(batch[0], _Call):
-                batch[0].do(self._file)
+            if isinstance(first, _Call):
+                first.do(self._file)
             else:
-                reserved, refused = self._file.store([(item.message, item.size) for item in messages], ahead)
+                reserved, refused = self._file.store(messages, ahead)
         except Exception as caught:
             error = f"{type(caught).__name__}: {caught}"
             self._failures += 1
@@ -358,17 +374,20 @@ class SqliteHistory:
         self._is_healthy = not error
         with self._wake:
             self._settled += len(batch)
-            self._bytes -= sum(item.size for item in messages)
-            for item in messages:
-                if error:
-                    self._note_unstored(item.message)
-                elif self._unstored and self._unstored.get(item.message[:2], inf) <= item.message.offset:
-                    del self._unstored[item.message.room, item.message.epoch]
+            self._bytes -= sum([size for _, _, size in messages])
+            if error:
+                for message, _, _ in messages:
+                    self._note_unstored(message)
+            elif self._unstored:
+                for message, _, _ in messages:
+                    if self._unstored.get(message[:2], inf) <= message.offset:
+                        del self._unstored[message.room, message.epoch]
         self._tidy_at = min(self._tidy_at, time.monotonic() + TIDY_INTERVAL_S)
-        refs = [item.ref for index, item in enumerate(batch) if item.ref is not None and index not in refused]
+        asked = [first.ref] if isinstance(first, _Call) else [ref for _, ref, _ in messages]
+        refs = [ref for index, ref in enumerate(asked) if ref is not None and index not in refused]
         self._tell(StoreFailed(refs, error) if error else Stored(refs, reserved))
         for index, reason in refused.items():
-            self._tell(StoreFailed([ref for ref in [batch[index].ref] if ref is not None], reason))
+            self._tell(StoreFailed([ref for ref in [asked[index]] if ref is not None], reason))
 
     def _ahead(self) -> dict[tuple[str, str], int]:
         """Up to where rooms have offsets in use that are not in the file, if the store is behind."""
@@ -376,8 +395,8 @@ class SqliteHistory:
             waiting = list(self._queue) if len(self._queue) > self._commit_messages else ()
             ahead = dict(self._unstored)
         for item in waiting:
-            if isinstance(item, _Append):
-                ahead[item.message.room, item.message.epoch] = item.message.offset
+            if not isinstance(item, _Call):
+                ahead[item[0][:2]] = item[0].offset
         return ahead
 
     def _tidy(self) -> None:
@@ -411,3 +430,11 @@ class SqliteHistory:
             self._report(report)
         except Exception:
             _log.exception("what is told of the history in %r raised", self._path)
+
+
+def _size(text: str) -> float:
+    """In UTF-8; too much of it where there is none, which no database takes."""
+    try:
+        return len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError:
+        return inf

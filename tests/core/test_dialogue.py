@@ -6,7 +6,7 @@ import pytest
 
 from roomhub.core import errors
 from roomhub.core.codec import PlainCodec
-from roomhub.core.commands import CloseRoom, Dismiss, Drain, Enter, Kick, Publish
+from roomhub.core.commands import CloseRoom, Dismiss, Drain, Enter, EraseMessage, EraseUser, Kick, Publish
 from roomhub.core.effects import Announce, Authorize, Close, Probe, Report, Settle
 from roomhub.core.errors import ERRORS, SLOW_CONSUMER
 from roomhub.core.events import (
@@ -1417,6 +1417,44 @@ def test_many_joins_that_waited_do_not_nest() -> None:
         play >> says("ann", "chat", id=number, room="r", content="x")
     play >> Authorized("ann", "first")
     assert [message["id"] for message in play.hear("ann") if message["type"] == "ok"] == [0, *range(600)]
+
+
+def test_joins_that_are_held_do_not_nest_either() -> None:
+    play = greeted("Ann", "Ben", rooms_per_client=2_000, join_burst=5_000, message_burst=5_000)
+    rooms = [f"room{number}" for number in range(400)]
+    for room in rooms:
+        play >> says("ben", "join", id=room, room=room)
+    play.hub.authorizes = True
+    play.forget() >> says("ann", "join", id=0, room="first") << Authorize
+    play.hub.authorizes = False
+    for room in rooms:
+        play >> says("ann", "join", id=room, room=room)
+    play >> Authorized("ann", "first")
+    assert [message["id"] for message in play.hear("ann") if message["type"] == "ok"] == [0, *rooms]
+
+
+def test_some_are_told_that_they_will_be_dismissed() -> None:
+    play = greeted("Ann", "Ben") >> Dismiss(["ann", "nobody"], errors.DRAINING, in_s=2)
+    play << Hears("ann", {"type": "draining", "in_ms": 2_000}) << Nothing()
+
+
+def test_what_is_erased_leaves_a_gap() -> None:
+    play = told_room(4)
+    play.forget()
+    for command in (EraseMessage("r", 2), EraseMessage("r", 99), EraseMessage("@Ann", 1), EraseMessage("s", 1)):
+        play >> command << Nothing()
+    play >> says("ann", "history", id=1, room="r", before=9)
+    play >> connected("ben2", "Ben") >> says("ben2", "hello", id="h")
+    play >> says("ben2", "join", id=2, room="r", since={"epoch": "e.1", "offset": 0})
+    [page] = [message for message in play.hear("ann") if message["type"] == "ok"]
+    assert [message["offset"] for message in page["messages"]] == [4, 3, 1]
+    heard = [message for message in play.hear("ben2") if message["type"] in ("chat", "gap")]
+    assert [message.get("reason", message.get("offset")) for message in heard] == [1, "expired", 3, 4]
+    play >> EraseUser("Ann")
+    assert not play.hub._rooms["r"].log
+    assert repr((EraseMessage("r", 2), EraseUser("Ann"))) == "(EraseMessage('r', 2), EraseUser('Ann'))"
+    with pytest.raises(ValueError, match="nobody"):
+        play >> EraseUser("")
 
 
 def test_who_says_too_much_while_it_waits_is_put_out() -> None:

@@ -879,3 +879,20 @@ def test_there_is_an_end_to_rooms_in_the_store() -> None:
         << Hears("ann", ok(2), error("over_capacity", 3), joined("Ann", 2, room="new"))
     )
     play >> says("ann", "dm", id=4, to="Ben", content="x") << Hears("ann", error("over_capacity", 4))
+
+
+def test_a_page_is_not_waited_for_where_the_room_goes_on() -> None:
+    play, shelf = after_restart(9, log_messages=3, v1_lag_messages=3)
+    hello(play, "Ann")
+    play >> says("ann", "join", id="j", room="r")
+    shelf.load()
+    play.forget() >> says("ann", "history", id=1, room="r", before=5) << Hears("ann") >> After()
+    shelf.take()
+    for number in range(10, 14):
+        assert play.hear("ann") == []
+        play >> Publish("r", f"m{number}")
+        shelf.take()
+    play >> After()
+    heard = served(play, shelf)
+    assert heard[0] == error("internal", 1, room="r") | {"message": heard[0]["message"]}
+    assert offsets(heard) == [10, 11, 12, 13]

@@ -392,6 +392,7 @@ class Dialogue(Generic[C]):
         while asking:
             item, session = asking.popitem()
             if session.is_live:
+                assert item.fetch is not None
                 item.fetch(now)
 
     def _bring_page(self, replay: Replay[C], session: Session[C], now: float) -> None:

@@ -30,11 +30,11 @@ class Later(Protocol):
         needs_page: the store has to be asked before it can go on.
         needs_store: now or later.
         is_asking: the store is being asked.
-        fetch: asks the store; given the time.
+        fetch: asks the store, given the time; None for what never needs it.
     """
 
     is_asking: bool
-    fetch: Callable[[float], None]
+    fetch: Callable[[float], None] | None
 
     @property
     def is_done(self) -> bool: ...
@@ -67,7 +67,7 @@ class Reply:
     def __init__(self, make: Callable[[], Frame], fetch: Callable[[float], None] | None = None) -> None:
         self._make: Callable[[], Frame] | None = None if fetch else make
         self._frame: Frame | None = None
-        self.fetch: Callable[[float], None] = fetch or _fetch_nothing
+        self.fetch: Callable[[float], None] | None = fetch
         self.is_asking: bool = False
         self.is_done: bool = False
         self._otherwise = make
@@ -97,10 +97,6 @@ class Reply:
             return []
         self.is_done = True
         return [self._frame]
-
-
-def _fetch_nothing(now: float) -> None:
-    raise AssertionError("this needs no page")
 
 
 class Replay(Generic[C]):
@@ -137,7 +133,7 @@ class Replay(Generic[C]):
 
     def __init__(self, room: Room[C], lane: Lane, first: int, last: int, *, has_store: bool) -> None:
         self.room: Room[C] = room
-        self.fetch: Callable[[float], None] = _fetch_nothing
+        self.fetch: Callable[[float], None] | None = None
         self._epoch = room.epoch
         self._lane = lane
         self._next = first
@@ -202,8 +198,7 @@ class Replay(Generic[C]):
         """What comes next, as far as it is known: a message and its offset, or up to where there is none and why."""
         room, at, end = self.room, self._next, self._page_end
         if room.epoch != self._epoch:
-            if not self.is_done:
-                yield self._until, "epoch"
+            yield self._until, "epoch"
             return
         records: Iterator[Record] = (record for record in self._page if record[3] >= at)
         if not self._has_store or max(at, end + 1) >= first_logged(room):

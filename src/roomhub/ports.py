@@ -1,9 +1,10 @@
 """Protocols for what a deployment plugs into a ``Runtime``, and the clock that comes with it."""
 
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import inf
-from typing import Protocol
+from typing import Literal, Protocol
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -12,7 +13,86 @@ from roomhub.core.codec import Chunk, Lane
 from roomhub.core.errors import CloseReason
 from roomhub.core.storage import Report, Snapshot, StoredMessage
 
-__all__ = ["Client", "Clock", "HistoryStore", "SharingClient", "SystemClock"]
+__all__ = [
+    "Authenticator",
+    "Client",
+    "Clock",
+    "ConnectionInfo",
+    "HistoryStore",
+    "Identity",
+    "Refusal",
+    "SharingClient",
+    "SystemClock",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionInfo:
+    """What is known of a peer that wants in.
+
+    Attributes:
+        address: where it comes from, behind the proxies that are trusted; ``""`` where there is none.
+        secure: whether it comes by TLS.
+        path: of its request, without the query.
+        room: the room in the path, ``""`` for none.
+        username: the name it gives itself, ``""`` for none.
+        token: what it shows: from the ``token`` of its hello or ``auth``, from the subprotocol ``roomhub.bearer.…``, or
+            from ``Authorization: Bearer``; None where it shows nothing. It is in no log and no ``repr``.
+        cookies: by name.
+        headers: by name in lower case; of several with one name the last.
+    """
+
+    address: str = ""
+    secure: bool = False
+    path: str = ""
+    room: str = ""
+    username: str = ""
+    token: str | None = field(default=None, repr=False)
+    cookies: Mapping[str, str] = field(default_factory=dict, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who a peer is.
+
+    Attributes:
+        user: the identity key: the same for all connections of one user, and for nobody else.
+        username: the name that others see; ``user`` if not given.
+        expires_ms: Unix milliseconds after which it has to be shown anew; None for never.
+        rights: whatever ``Authenticator.authorize`` decides by.
+    """
+
+    user: str
+    username: str = ""
+    expires_ms: int | None = None
+    rights: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Who a peer is not.
+
+    Attributes:
+        message: why, for the peer to read.
+        name: "unauthorized" (401 at the handshake: nothing good was shown), "forbidden" (403: known, and not let in) or
+            "token_expired" (it has to get a new one).
+    """
+
+    message: str
+    name: Literal["unauthorized", "forbidden", "token_expired"] = "unauthorized"
+
+
+class Authenticator(Protocol):
+    """Says who peers are and what they may. Both are awaited for ``auth_timeout_s``; one that raises refuses."""
+
+    async def authenticate(self, info: ConnectionInfo) -> Identity | Refusal:
+        """Who this is. Asked at the handshake, and again for each token that comes by hello or ``auth``."""
+        ...
+
+    async def authorize(self, identity: Identity, action: str, room: str) -> bool:
+        """Whether it may do this: ``action`` is "join", or "kick", "ban", "unban", "mute" or "unmute" in the room."""
+        ...
 
 
 class Client(Protocol):

@@ -243,6 +243,11 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _history(options: argparse.Namespace) -> HistoryStore | None:
     if options.history is None:
+        for flag in ("messages", "bytes", "age-s"):
+            if math.isfinite(getattr(options, f"history_keep_{flag.replace('-', '_')}")):
+                raise UsageError(f"--history-keep-{flag} needs --history: the file that keeps it")
+        if options.history_durability != "process":
+            raise UsageError("--history-durability needs --history: the file that it is about")
         return None
     # Imported where it is needed: without a history SQLite is memory for nothing.
     from roomhub.stores.sqlite import SqliteHistory
@@ -334,7 +339,11 @@ def _limits(assignments: Sequence[str]) -> Limits:
         # A drain ends with closes: to keep its time, none of them may take longer.
         return replace(limits, close_timeout_s=min(limits.close_timeout_s, limits.drain_timeout_s))
     except ValueError as error:
-        hint = "" if "did you mean" in str(error) else f"; the limits are {', '.join(FIELD_NAMES)}"
+        hint = (
+            ""
+            if "no limit is called" not in str(error) or "did you mean" in str(error)
+            else f"; the limits are {', '.join(FIELD_NAMES)}"
+        )
         raise UsageError(f"--set: {error}{hint}") from None
 
 

@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import Literal, Protocol
+from typing import Protocol
 
 import anyio
 from anyio.lowlevel import checkpoint
 
 from roomhub.core.codec import Chunk, Lane
 from roomhub.core.errors import CloseReason
+from roomhub.core.identity import Identity, Refusal
 from roomhub.core.storage import Report, Snapshot, StoredMessage
 
 __all__ = [
@@ -50,37 +51,6 @@ class ConnectionInfo:
     token: str | None = field(default=None, repr=False)
     cookies: Mapping[str, str] = field(default_factory=dict, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """Who a peer is.
-
-    Attributes:
-        user: the identity key: the same for all connections of one user, and for nobody else.
-        username: the name that others see; ``user`` if not given.
-        expires_ms: Unix milliseconds after which it has to be shown anew; None for never.
-        rights: whatever ``Authenticator.authorize`` decides by.
-    """
-
-    user: str
-    username: str = ""
-    expires_ms: int | None = None
-    rights: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Who a peer is not.
-
-    Attributes:
-        message: why, for the peer to read.
-        name: "unauthorized" (401 at the handshake: nothing good was shown), "forbidden" (403: known, and not let in) or
-            "token_expired" (it has to get a new one).
-    """
-
-    message: str
-    name: Literal["unauthorized", "forbidden", "token_expired"] = "unauthorized"
 
 
 class Authenticator(Protocol):

@@ -12,7 +12,9 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import replace
+from os import PathLike
 from types import TracebackType
 from typing import Any, Final, Literal, Self, assert_never
 
@@ -27,9 +29,21 @@ from roomhub.core import errors
 from roomhub.core.codec import Chunk
 from roomhub.core.commands import CloseRoom, Command, Drain, Enter, EraseMessage, EraseUser, Exit, Kick, Publish
 from roomhub.core.deadlines import Deadlines
-from roomhub.core.effects import Announce, Authorize, Close, Effect, Load, Probe, Report, Settle, Store
+from roomhub.core.effects import (
+    Announce,
+    Authenticate,
+    Authorize,
+    Close,
+    Effect,
+    Load,
+    Probe,
+    Report,
+    Settle,
+    Store,
+)
 from roomhub.core.errors import CloseReason
 from roomhub.core.events import (
+    Authenticated,
     Authorized,
     ClockSet,
     Denied,
@@ -48,7 +62,8 @@ from roomhub.core.message import Message, Position
 from roomhub.core.statistics import Statistics
 from roomhub.core.storage import Report as StoreReport
 from roomhub.core.storage import Snapshot, StoreError
-from roomhub.ports import Client, Clock, HistoryStore, SystemClock
+from roomhub.identity_keys import user_key
+from roomhub.ports import Authenticator, Client, Clock, ConnectionInfo, HistoryStore, Identity, Refusal, SystemClock
 
 __all__ = ["Runtime"]
 
@@ -116,6 +131,8 @@ class Runtime:
         on_message: called with each chat ``Message`` once it has its place.
         allow_join: called with (room, username); False refuses the join.
         rewrite_message: called with a ``Message`` before it has a place; the content to publish, or None to refuse it.
+        authenticator: says who peers are, and whether they may come into a room. Without one the name is the peer's own
+            word. It is asked after ``allow_join``, and not of clients in memory.
         history: where rooms' messages are kept, also beyond the end of this process; it is opened and closed here.
         confirms_stored: whether a v1 client's ``ok`` waits until its message is stored. Live delivery never waits.
 
@@ -140,6 +157,7 @@ class Runtime:
         on_message: MessageListener | None = None,
         allow_join: JoinHook | None = None,
         rewrite_message: MessageHook | None = None,
+        authenticator: Authenticator | None = None,
         history: HistoryStore | None = None,
         confirms_stored: bool = True,
     ) -> None:
@@ -152,12 +170,17 @@ class Runtime:
             allow_join=allow_join,
             rewrite_message=rewrite_message,
         )
-        self.hub: Hub[Client] = hub or Hub(epoch=secrets.token_urlsafe(5), limits=limits, slow=slow)
+        self.hub: Hub[Client] = hub or Hub(epoch=secrets.token_urlsafe(5), limits=limits, slow=slow, user_key=user_key)
         self.limits: Limits = self.hub.limits
         self.clock: Clock = clock or SystemClock()
         self.hub.reports = self._callbacks.tells
-        self.hub.authorizes = self._callbacks.decides_joins
+        self.hub.authorizes = self._callbacks.decides_joins or authenticator is not None
+        self.hub.authenticates = authenticator is not None
         self.hub.announces = self._callbacks.decides_messages
+        if isinstance(history, str | bytes | PathLike):
+            raise TypeError(f'history must be a store, such as SqliteHistory("{history!s}"), not a path')
+        self._authenticator = authenticator
+        self._peers: dict[Client, ConnectionInfo] = {}
         self._history = history
         self._confirms_stored = confirms_stored
         self._handling = False
@@ -292,6 +315,8 @@ class Runtime:
                 self._work_off()
         finally:
             self._handling = False
+        if self._peers and isinstance(item, Disconnected):
+            self._peers.pop(item.client, None)
         if self._is_draining and self.hub.is_empty:
             self._empty.set()
         if not self._flush_holders:
@@ -438,7 +463,7 @@ class Runtime:
         self._check_thread("anyio.from_thread.run")
         self.submit(EraseUser(user))
         if self._history is not None:
-            await self._erase(self._history.erase_user, user)
+            await self._erase(self._history.erase_user, self.hub.user_key(user))
 
     async def _erase(self, erase: Callable[..., bool], *what: object) -> None:
         done = anyio.Event()
@@ -468,7 +493,7 @@ class Runtime:
         return self.hub.rooms()
 
     def members(self, room: str) -> Sequence[str]:
-        """The users in a room in order of joining, each once; empty if there is no such room."""
+        """The identity keys of the users in a room in order of joining; empty if there is no such room."""
         return self.hub.members(room)
 
     def history(self, room: str, limit: int | None = None) -> Sequence[Message]:
@@ -562,8 +587,17 @@ class Runtime:
                     message.content = content
                     self._queue.append(Published(message, effect.ref))
             case Authorize():
-                answer = Authorized if self._callbacks.allows(effect.room, effect.username) else Denied
-                self._queue.append(answer(effect.client, effect.room))
+                callbacks = self._callbacks
+                if callbacks.decides_joins and not callbacks.allows(effect.room, effect.username):
+                    self._queue.append(Denied(effect.client, effect.room))
+                elif self._authenticator is None or effect.identity is None:
+                    self._queue.append(Authorized(effect.client, effect.room))
+                else:
+                    assert self._tasks is not None
+                    self._tasks.start_soon(self._authorize, effect.client, effect.identity, effect.room)
+            case Authenticate():
+                assert self._tasks is not None
+                self._tasks.start_soon(self._authenticate, effect.client, effect.token, effect.ref)
             case Close():
                 try:
                     effect.client.close(effect.reason)
@@ -597,6 +631,67 @@ class Runtime:
                     effect.ref.settle(effect.position)
             case _:
                 assert_never(effect)
+
+    # -- who they are -------------------------------------------------------------------------------------------------
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether there is an authenticator, so that a transport has to ask ``identify`` who a peer is."""
+        return self._authenticator is not None
+
+    def identify(self, client: Client, info: ConnectionInfo, then: Callable[[Identity | Refusal | None], None]) -> None:
+        """Ask who a peer is, before it is ``Connected``; call ``then`` with the answer, None if there is none in time.
+
+        What is known of it is kept until it is ``Disconnected``, or ``forget_peer`` is called: a token that comes later
+        is shown together with it.
+        """
+        self._check_thread("anyio.from_thread.run_sync")
+        assert self._tasks is not None
+        self._peers[client] = info
+        self._tasks.start_soon(self._identify, info, then)
+
+    def forget_peer(self, client: Client) -> None:
+        """A peer that was asked about has not become a client."""
+        self._peers.pop(client, None)
+
+    async def _identify(self, info: ConnectionInfo, then: Callable[[Identity | Refusal | None], None]) -> None:
+        then(await self._ask_who(info))
+
+    async def _authenticate(self, client: Client, token: str, ref: Hashable) -> None:
+        info = replace(self._peers.get(client, ConnectionInfo()), token=token)
+        self.submit(Authenticated(ref, await self._ask_who(info)))
+
+    async def _ask_who(self, info: ConnectionInfo) -> Identity | Refusal | None:
+        assert self._authenticator is not None
+        answer = await self._in_time("authenticate", self._authenticator.authenticate, info)
+        if answer is None or isinstance(answer, Identity | Refusal):
+            return answer
+        _log.error("authenticate must return an Identity or a Refusal, not %s", type(answer).__name__)
+        return None
+
+    async def _authorize(self, client: Client, identity: Identity, room: str) -> None:
+        assert self._authenticator is not None
+        answer = await self._in_time("authorize", self._authenticator.authorize, identity, "join", room)
+        self.submit((Authorized if answer is True else Denied)(client, room))
+
+    async def _in_time(self, what: str, ask: Callable[..., Awaitable[Any]], *arguments: object) -> Any:
+        """What an authenticator says; None if it raises, or takes too long."""
+        answer = None
+        due = self.clock.now() + self.limits.auth_timeout_s
+        async with anyio.create_task_group() as tasks:
+
+            async def give_up() -> None:
+                await self.clock.sleep_until(due)
+                _log.error("%s took longer than %g s", what, self.limits.auth_timeout_s)
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(give_up)
+            try:
+                answer = await ask(*arguments)
+            except Exception:
+                _log.exception("%s raised; who it was about is refused", what)
+            tasks.cancel_scope.cancel()
+        return answer
 
     def _notify(self, end: float) -> None:
         """Let clients pull that pull for themselves, at least one, until the time is up; the others wait their turn."""

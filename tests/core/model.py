@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from roomhub.core.codec import Chunk, Lane
 from roomhub.core.commands import CloseRoom, Dismiss, Drain, Enter, Exit, Kick, Publish
-from roomhub.core.effects import Announce, Authorize, Close, Effect, Load, Probe, Report, Settle, Store
+from roomhub.core.effects import Announce, Authenticate, Authorize, Close, Effect, Load, Probe, Report, Settle, Store
 from roomhub.core.errors import KICKED
 from roomhub.core.events import (
     Authorized,
@@ -117,6 +117,7 @@ class Peer:
         self.shares = shares
         self.open = True
         self.direct: list[Owed] = []
+        self.held: list[str] = []  # what it said while it waited to be let in
         self.queues: dict[str, list[Owed]] = {}
         self.places: dict[str, Place] = {}
         self.stays = 0
@@ -173,8 +174,8 @@ def described(effect: Effect[int]) -> Told:
             return ("report", message.kind, message.room, message.username, message.content, message.offset)
         case Settle():
             return ("settle", effect.ref, effect.position)
-        case Store() | Load():
-            raise AssertionError("this hub has no store")
+        case Store() | Load() | Authenticate():
+            raise AssertionError("this hub has no store, and asks for no token")
 
 
 class World:
@@ -235,13 +236,22 @@ class World:
             peer.heard_at = peer.quiet_from = peer.spoke_at = self.now
             if not peer.messages.take(self.now):
                 self._evict(peer, "rate_limited")
-            elif peer.places:
-                place = next(iter(peer.places.values()))
-                if self.hub.announces:
-                    self.expected.append(("announce", place.name, peer.user, content, None))
-                else:
-                    self._chat(place, peer.user, content, None)
+            elif peer.held or self._waits(peer, client):
+                peer.held.append(content)
+            else:
+                self._say(peer, content)
         self._do(Received(client, content))
+
+    def _waits(self, peer: Peer, client: int) -> bool:
+        return not peer.places and any(asked == client for asked, _ in self.asked)
+
+    def _say(self, peer: Peer, content: str) -> None:
+        if peer.places:
+            place = next(iter(peer.places.values()))
+            if self.hub.announces:
+                self.expected.append(("announce", place.name, peer.user, content, None))
+            else:
+                self._chat(place, peer.user, content, None)
 
     def hear(self, client: int) -> None:
         peer = self.peers.get(client)
@@ -301,6 +311,8 @@ class World:
                 self._join(peer, room)
             else:
                 self._refuse_join(peer, "forbidden")
+            while peer.held and peer.open and not self._waits(peer, client):
+                self._say(peer, peer.held.pop(0))
         self._do(Authorized(client, room) if yes else Denied(client, room))
 
     def enter(self, client: int, room: str) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from roomhub.core.codec import Chunk, Codec, Lane, PlainCodec, text_lane
-from roomhub.core.effects import Announce, Authorize, Close, Effect, Load, Probe, Report, Settle, Store
+from roomhub.core.effects import Announce, Authenticate, Authorize, Close, Effect, Load, Probe, Report, Settle, Store
 from roomhub.core.events import Received, Ticked
 from roomhub.core.hub import Hub
 from roomhub.core.json_codec import JsonCodec
@@ -258,6 +258,8 @@ def short(order: Effect[str]) -> str:
             return f"close {order.client} {order.reason.name}"
         case Probe():
             return f"probe {order.client}"
+        case Authenticate():
+            return f"authenticate {order.client}"
         case Authorize():
             return f"authorize {order.client} {order.room} {order.username}"
         case Announce():

@@ -28,6 +28,7 @@ def limits_of(random: Random) -> Limits:
     """Bounds small enough to be hit; fractions of 2, so that the model's sums are exact."""
     pick = random.choice
     return Limits(
+        auth_timeout_s=math.inf,
         lag_messages=pick((3, 8, 40)),
         v1_lag_messages=pick((5, 20, 60)),
         lag_bytes=pick((400, 2_000, 20_000)),

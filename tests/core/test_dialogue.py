@@ -549,7 +549,7 @@ def test_rooms_are_rejoined_also_when_the_session_is_gone() -> None:
         "retry": "no",
         "room": "../x",
     }
-    assert [message["type"] for message in heard[2:]] == ["chat"]
+    assert [message["type"] for message in heard[2:]] == ["chat", "user_joined"]
 
 
 def test_a_secret_is_good_once_and_for_its_user_alone() -> None:

@@ -13,6 +13,7 @@ from roomhub.core.limits import Limits
 from roomhub.core.message import CHAT, DM, ONLINE_USERS, Message, Position
 from roomhub.core.protocol import CLIENT_MESSAGES, KINDS, SERVER_MESSAGES
 from roomhub.core.requests import (
+    Auth,
     Chat,
     DirectMessage,
     Fault,
@@ -53,6 +54,7 @@ GOOD: list[tuple[dict[str, Any], object]] = [
     ({"type": "history", "id": 1, "room": "r", "before": 9, "limit": 2}, History("r", 1, None, 9, 2)),
     ({"type": "history", "id": 1, "room": "r", "since": HERE}, History("r", 1, Position("e", 3))),
     ({"type": "members", "id": 1, "room": "r"}, Members("r", 1)),
+    ({"type": "auth", "id": 1, "token": "t"}, Auth(1, "t")),
     ({"type": "ping"}, Ping()),
 ]
 

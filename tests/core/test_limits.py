@@ -56,6 +56,7 @@ DEFAULTS = {
     "typing_interval_s": 3,
     "typing_timeout_s": 6,
     "history_page": 100,
+    "auth_timeout_s": 5,
     "history_timeout_s": 5,
     "stored_rooms": 1_000_000,
     "keys": 100_000,

@@ -12,17 +12,18 @@ import re
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 import roomhub.core
 import roomhub.core.errors as errors_module
 from roomhub.core.commands import CloseRoom, Drain, Kick
-from roomhub.core.effects import Close
+from roomhub.core.effects import Authenticate, Close
 from roomhub.core.errors import CLOSE_REASONS, ERRORS, CloseReason
-from roomhub.core.events import Blocked, ClockSet, Connected, Disconnected, Received, Writable
+from roomhub.core.events import Authenticated, Blocked, ClockSet, Connected, Disconnected, Received, Writable
 from roomhub.core.hub import Hub
+from roomhub.core.identity import Identity, Refusal
 from roomhub.core.limits import Limits
 from roomhub.core.protocol import CLIENT_MESSAGES, GREETING_MESSAGES, KINDS, SERVER_MESSAGES, Field
 from roomhub.core.session import State
@@ -63,7 +64,10 @@ class Player:
             (r"the program closes (\w+)", lambda room: self._does(CloseRoom(room))),
             (r"the server is about to drain, in ([\d.]+) s", lambda seconds: self._does(Drain(float(seconds)))),
             (r"the server drains", lambda: self._does(Drain())),
+            (r"the server asks for tokens", self._asks_for_tokens),
+            (r"(\w+) connects", self._connects_unknown),
         )
+        self._tokens: dict[str, Identity] = {}
 
     def step(self, line: str) -> None:
         """Something happens, or somebody says something."""
@@ -92,7 +96,23 @@ class Player:
         for order in gone:
             play >> Disconnected(order.client)
 
+    def _asks_for_tokens(self) -> None:
+        """A token is a name, and for how many seconds it is good: "ann 60"."""
+        self.play.hub.authenticates = True
+
+    def _connects_unknown(self, client: str) -> None:
+        self._connections += 1
+        self._does(Connected(client, V1, "", secret=f"s{self._connections}"))
+
+    def _answer(self, asked: Authenticate[str]) -> None:
+        user, _, seconds = asked.token.partition(" ")
+        good = Identity(user=user, expires_ms=1_700_000_000_000 + int((self.play.now + int(seconds or 0)) * 1000))
+        self.play >> Authenticated(asked.ref, good if seconds else Refusal("this token is no good"))
+
     def _closed(self) -> list[Close[str]]:
+        for order in [order for order in self.play.orders if isinstance(order, Authenticate)]:
+            self.play.orders.remove(order)
+            self._answer(order)
         orders = [order for order in self.play.orders if isinstance(order, Close)]
         assert len(orders) == len(self.play.orders), self.play.orders
         self.play.orders.clear()
@@ -183,6 +203,7 @@ ASKED: Mapping[str, Asked] = {
     "dm": Asked("ok", "Say something to one user.", to="Ben", content="x"),
     "history": Asked("ok", "Read a page of a room's history, or of the own mailbox.", room="r", before=1),
     "members": Asked("ok", "Ask who is in a room.", room="r"),
+    "auth": Asked("ok", "Show a new token, before the one before is over.", token="t"),
     "ping": Asked("pong", "Ask for a sign of life."),
 }
 
@@ -204,7 +225,12 @@ def test_before_welcome_there_is_only_hello(kind: str) -> None:
 def test_after_welcome_each_is_answered_once_but_hello(kind: str) -> None:
     play = Playbook() >> Connected("ann", V1, "Ann", secret="s1")
     play >> says("ann", "hello", id="h") >> says("ann", "join", id="j", room="r")
+    play.hub.authenticates = kind == "auth"
     play.forget() >> says("ann", kind, id=1, **ASKED[kind])
+    if kind == "auth":
+        asked = play.orders.popleft()
+        assert isinstance(asked, Authenticate)
+        play >> Authenticated(asked.ref, Identity(user="Ann"))
     replies = [message for message in play.hear("ann") if "id" in message]
     reply = "error" if kind in GREETING_MESSAGES else ASKED[kind].reply
     assert [(message["type"], message["id"]) for message in replies] == [(reply, 1)]
@@ -252,7 +278,8 @@ FIELDS: Mapping[str, str] = {
     "more": "whether the log goes on behind this page",
     "dup": "the key had been said before: this is where that message stands",
     "ts": "when it was said, Unix time; it never falls within a room",
-    "token": "nothing looks at it yet",
+    "token": "who this is, where the server asks for one",
+    "expires_ms": "for how long the token is good still; not there where it is for ever",
     "client": "what program this is; nothing looks at it yet",
     "key": "whoever says it twice has said it once",
     "since": "what is at this position is left out",
@@ -264,7 +291,7 @@ FIELDS: Mapping[str, str] = {
     "users": "the roster",
     "left": "as they were",
     "resume": "what the connection before this one had",
-    "limit": "at most so many messages, and at most `history_page`; 0 is no limit of one's own",
+    "limit": "at most so many messages, and at most `history_page`; 0 asks whether there are any",
     "to:text": "a username",
     "to:offset": "the last offset that is missing",
     "from": "the first offset that is missing",
@@ -279,25 +306,25 @@ FIELDS: Mapping[str, str] = {
 
 WHEN_ERROR: Mapping[str, str] = {
     "bad_request": "no JSON, a field missing or wrong, not the time for it",
-    "unauthorized": "reserved",
+    "unauthorized": "the token is no good",
     "forbidden": "the program does not let this client in, or refused the message",
     "unknown_room": "this client is not in the room",
     "unknown_type": "there is no such message",
     "already_joined": "this client is in the room, or about to be",
     "name_taken": "reserved",
     "too_large": "reserved: a message over `v1_message_bytes` closes with 1009",
-    "token_expired": "reserved",
+    "token_expired": "the token is good no more: get a new one",
     "muted": "reserved",
     "rate_limited": "too many messages, joins or rooms",
     "unrecoverable": "`since` is of another epoch, in `history`",
-    "internal": "it was said, but the store could not keep it",
+    "internal": "it was said, but the store could not keep it; or what was asked for could not be found out",
     "draining": "reserved: a server that drains still answers, and lets nobody new in",
     "over_capacity": "there are as many rooms and mailboxes as there may be",
 }
 
 WHEN_CLOSED: Mapping[str, str] = {
     "protocol": "the name of the user is bad (a transport of one's own; WebSockets answer 400)",
-    "unauthorized": "reserved",
+    "unauthorized": "its hello has no token, or none that is good",
     "banned": "reserved",
     "version": "reserved",
     "kicked": "the program put the user out",
@@ -309,11 +336,11 @@ WHEN_CLOSED: Mapping[str, str] = {
     "forbidden": "the program does not let the client in; v1 has the error instead",
     "draining": "the server stops",
     "slow_consumer": "it does not read, or not fast enough",
-    "internal": "reserved",
+    "internal": "nobody could tell whose token its hello has, or not in time",
     "rate_limited": "too many errors",
     "over_capacity": "there are as many connections as there may be",
     "no_pong": "nothing was heard of it for `pong_timeout_s`",
-    "token_expired": "reserved",
+    "token_expired": "its token is good no more: come back with a new one",
     "hello_timeout": "no `hello` within `hello_timeout_s`",
 }
 
@@ -480,11 +507,11 @@ def reserved(notes: Mapping[str, str]) -> set[str]:
 
 
 def test_an_error_is_reserved_or_used() -> None:
-    used: set[object] = set()
+    used: set[object] = set(get_args(get_type_hints(Refusal)["name"]))
     for node in sources():
         if isinstance(node, ast.Call):
             name = getattr(node.func, "id", None) or getattr(node.func, "attr", None)
-            if name in ("fail", "_refuse", "Fault"):
+            if name in ("fail", "_refuse", "Fault", "error_fields"):
                 used |= {argument.value for argument in node.args if isinstance(argument, ast.Constant)}
         elif isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "_JOIN_ERRORS":
             assert node.value is not None

@@ -17,6 +17,7 @@ ALLOWED = {
     "dataclasses",
     "enum",
     "functools",
+    "heapq",
     "itertools",
     "json",
     "json.encoder",

@@ -3,8 +3,9 @@
 import pytest
 
 from roomhub.core import events
-from roomhub.core.commands import Kick
+from roomhub.core.commands import Enter, Kick
 from roomhub.core.events import (
+    Authenticated,
     Authorized,
     Blocked,
     ClockSet,
@@ -59,6 +60,7 @@ OF_NOBODY = (
     Stored([], {}),
     StoreFailed([], "full"),
     Loaded("nobody", None),
+    Authenticated("nobody", None),
     Ticked(),
 )
 
@@ -151,5 +153,5 @@ def test_only_a_client_with_nothing_special_is_served_together_with_others() -> 
     assert in_step.alone
     play >> Writable("c")
     assert not in_step.alone
-    play >> Authorized("c", "s")
+    play >> Enter("c", "s")
     assert in_step.alone, "two rooms are pulled"

@@ -50,6 +50,7 @@ LIMITS = st.builds(
     connections_per_address=st.sampled_from((1, 100)),
     presence_batch_members=st.sampled_from((1, 2, 3, 100)),
     presence_interval_s=st.sampled_from((0, 0.25, 0.5)),
+    auth_timeout_s=st.just(math.inf),
 )
 
 

@@ -201,6 +201,7 @@ def limits_of(random: Random) -> Limits:
     """Bounds small enough to be hit."""
     pick = random.choice
     return Limits(
+        auth_timeout_s=math.inf,
         lag_messages=pick((3, 8, 40)),
         v1_lag_messages=pick((2, 5, 12, 60)),
         lag_bytes=pick((1_500, 20_000, 1_000_000)),

@@ -303,6 +303,7 @@ def test_ctrl_c_ends_a_script_without_a_traceback(server: Serving, backend: str)
     process = subprocess.Popen(
         [*COMMAND, f"{server.url}/ws/lobby?username=ann", "--json", "--backend", backend],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # where the tests run it may be ignored
     )  # fmt: skip
     assert process.stdout is not None
     assert "connected" in process.stdout.readline()

@@ -7,11 +7,12 @@ plain dict whose oldest key is taken out again and again scans the holes it leav
 import math
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
+from heapq import heappop, heappush
 from typing import Generic
 
 from typing_extensions import TypeVar
 
-__all__ = ["Deadlines"]
+__all__ = ["Alarms", "Deadlines"]
 
 Key = TypeVar("Key", bound=Hashable)
 Kind = TypeVar("Kind", bound=Hashable)
@@ -78,3 +79,45 @@ class Deadlines(Generic[Kind, Key]):
 
     def __len__(self) -> int:
         return sum(map(len, self._ends.values()))
+
+
+class Alarms(Generic[Key]):
+    """Ends that each key has at a time of its own; at most one a key. O(log n)."""
+
+    __slots__ = ("_ends", "_heap", "_number")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Key]] = []
+        self._ends: dict[Key, int] = {}
+        self._number = 0
+
+    def set(self, key: Key, end: float) -> None:
+        """Let the key end at this time, instead of at any end it had."""
+        self._number += 1
+        self._ends[key] = self._number
+        heappush(self._heap, (end, self._number, key))
+
+    def cancel(self, key: Key) -> None:
+        """Forget the key; nothing happens if it is not set."""
+        self._ends.pop(key, None)
+
+    def next(self) -> float:
+        """The next end, ``inf`` if nothing is set."""
+        while self._heap:
+            end, number, key = self._heap[0]
+            if self._ends.get(key) == number:
+                return end
+            heappop(self._heap)
+        return math.inf
+
+    def expired(self, now: float) -> Sequence[Key]:
+        """Take out and return all that have ended by ``now``."""
+        done: list[Key] = []
+        while self.next() <= now:
+            _, _, key = heappop(self._heap)
+            del self._ends[key]
+            done.append(key)
+        return done
+
+    def __len__(self) -> int:
+        return len(self._ends)

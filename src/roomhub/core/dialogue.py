@@ -13,8 +13,8 @@ from typing_extensions import TypeVar
 
 from roomhub.core import errors
 from roomhub.core.codec import wire_bytes
-from roomhub.core.effects import Authorize
 from roomhub.core.errors import CloseReason
+from roomhub.core.identity import Identity, Refusal
 from roomhub.core.limits import Limits
 from roomhub.core.membership import Membership
 from roomhub.core.message import Position, Record
@@ -23,6 +23,7 @@ from roomhub.core.protocol import VERSION
 from roomhub.core.rates import Rate
 from roomhub.core.replay import Recovery, Replay, Reply, first_logged, gap_frame, is_older, records_from, recover
 from roomhub.core.requests import (
+    Auth,
     Chat,
     DirectMessage,
     Fault,
@@ -64,6 +65,7 @@ class Dialogue(Generic[C]):
     Args:
         state: the hub's.
         room_fault: what is wrong with a room's name, None if nothing is.
+        user_key: the identity key of a name, for users that nobody vouches for.
     """
 
     def __init__(
@@ -72,11 +74,13 @@ class Dialogue(Generic[C]):
         membership: Membership[C],
         speech: Speech[C],
         room_fault: Callable[[str], str | None],
+        user_key: Callable[[str], str],
     ) -> None:
         self._state = state
         self._membership = membership
         self._speech = speech
         self._room_fault = room_fault
+        self._user_key = user_key
         self._limits = state.limits
         self._deadlines = state.deadlines
         self._message_rate = Rate(state.limits.message_rate_per_s, state.limits.message_burst)
@@ -92,6 +96,7 @@ class Dialogue(Generic[C]):
             DirectMessage: self._direct_message,
             History: self._history,
             Members: self._members,
+            Auth: self._auth,
             Ping: self._ping,
             Fault: self._fault,
         }
@@ -134,6 +139,8 @@ class Dialogue(Generic[C]):
         if session.state is State.GREETING:
             if isinstance(request, Hello):
                 self._hello(session, request, now)
+            elif not session.user:
+                self._membership.evict(session, errors.UNAUTHORIZED, now)
             elif isinstance(request, Fault):
                 self._fault(session, request, now)
             else:
@@ -165,6 +172,80 @@ class Dialogue(Generic[C]):
     # -- hello --------------------------------------------------------------------------------------------------------
 
     def _hello(self, session: Session[C], hello: Hello, now: float) -> None:
+        if hello.token is not None and self._state.authenticates:
+            self._authenticate(
+                session, hello.token, lambda outcome, now: self._identified(session, hello, outcome, now), now
+            )
+        elif not session.user:
+            self._membership.evict(session, errors.UNAUTHORIZED, now)
+        else:
+            self._rejoin(session, hello, now)
+
+    def _authenticate(
+        self, session: Session[C], token: str, then: Callable[[Identity | Refusal | None, float], None], now: float
+    ) -> None:
+        talk = session.talk
+        assert talk is not None
+        talk.loads += 1
+        self._deadlines.cancel("hello", session)
+
+        def answered(outcome: Identity | Refusal | None, now: float) -> None:
+            talk.loads -= 1
+            if session.is_live:
+                then(outcome, now)
+                self._go_on(session, now)
+
+        self._state.authenticate(session, token, answered, now)
+
+    def _identified(self, session: Session[C], hello: Hello, outcome: Identity | Refusal | None, now: float) -> None:
+        """Who says hello is known, or is not."""
+        if outcome is None:
+            self._membership.evict(session, errors.INTERNAL, now)
+        elif isinstance(outcome, Refusal):
+            is_over = outcome.name == "token_expired"
+            self._membership.evict(session, errors.TOKEN_EXPIRED if is_over else errors.UNAUTHORIZED, now)
+        elif session.user and session.user != outcome.user:
+            self._membership.evict(session, errors.UNAUTHORIZED, now)
+        elif self._admit(session, outcome, now):
+            self._rejoin(session, hello, now)
+
+    def _admit(self, session: Session[C], identity: Identity, now: float) -> bool:
+        """False if an authenticator has given it a name that nobody may have."""
+        username, most = identity.username or identity.user, self._limits.name_bytes
+        names = (username, identity.user)
+        if any(username_fault(name, max_bytes=most, plain=False) is not None for name in names):
+            self._membership.evict(session, errors.PROTOCOL, now)
+            return False
+        if not session.user:
+            session.user, session.username = identity.user, username
+            self._state.users.setdefault(session.user, {})[session] = None
+        self._state.identify(session, identity, now)
+        return True
+
+    def _auth(self, session: Session[C], request: Auth, now: float) -> None:
+        if not self._state.authenticates:
+            self._refuse(session, "bad_request", "this server asks for no token", request.id, now, field="token")
+            return
+
+        def answered(outcome: Identity | Refusal | None, now: float) -> None:
+            if outcome is None:
+                self._membership.fail(session, "internal", "nobody could tell whose token this is", request.id)
+            elif isinstance(outcome, Refusal):
+                self._refuse(session, outcome.name, outcome.message, request.id, now, field="token")
+            elif outcome.user != session.user:
+                self._refuse(session, "forbidden", "this is another user's token", request.id, now, field="token")
+            else:
+                self._state.identify(session, outcome, now)
+                self._state.give(session, "ok", {"id": request.id, **self._expiry(session, now)})
+
+        self._authenticate(session, request.token, answered, now)
+
+    def _expiry(self, session: Session[C], now: float) -> dict[str, int]:
+        identity = session.identity
+        has_end = identity is not None and identity.expires_ms is not None
+        return {"expires_ms": self._state.left_ms(identity, now)} if identity is not None and has_end else {}
+
+    def _rejoin(self, session: Session[C], hello: Hello, now: float) -> None:
         talk = session.talk
         assert talk is not None
         wanted: Mapping[str, Position] = hello.resume.rooms if hello.resume is not None else {}
@@ -177,7 +258,7 @@ class Dialogue(Generic[C]):
         talk.welcome = hello
         talk.knows_all = False
         self._deadlines.cancel("hello", session)
-        mailbox = self._speech.known_mailbox(session.username, now)
+        mailbox = self._speech.known_mailbox(session.user, now)
         if mailbox is not None:
             self._deadlines.cancel("linger", mailbox)  # what it rejoins must not take its place
         for name, fault in faults.items():
@@ -188,7 +269,7 @@ class Dialogue(Generic[C]):
                 talk.refused[name] = _JOIN_ERRORS[errors.RATE_LIMITED]
             elif self._state.authorizes:
                 talk.asked[name] = Join(name, since=since)
-                self._state.effects.append(Authorize(session.client, name, session.username))
+                self._membership.ask_whether(session, name, now)
             else:
                 self._allow(session, name, since, now)
         if mailbox is not None:
@@ -261,7 +342,7 @@ class Dialogue(Generic[C]):
 
     def _welcome(self, session: Session[C], hello: Hello, now: float) -> None:
         """All that it may rejoin is known: let it in, say so, and then what it has missed."""
-        state, talk, user = self._state, session.talk, session.username
+        state, talk, user = self._state, session.talk, session.user
         assert talk is not None
         session.state = State.OPEN
         talk.welcome = None
@@ -271,7 +352,7 @@ class Dialogue(Generic[C]):
         is_resumed = False
         if hello.resume is not None:
             old = state.secrets.get(hello.resume.session)
-            if old is not None and old.username != user:
+            if old is not None and old.user != user:
                 old = None
             is_resumed = old is not None or state.ended.get(hello.resume.session) == user
             if old is None and is_resumed:
@@ -298,12 +379,14 @@ class Dialogue(Generic[C]):
             missed.append((mailbox, recover(mailbox, since, talk.mailbox_missing)))
             rooms[own] = _position(mailbox, missed[-1][1])
         talk.allowed.clear()
-        fields: dict[str, Any] = {"id": hello.id, "v": VERSION, "session": talk.secret, "user": user, "username": user}
+        fields: dict[str, Any] = {"id": hello.id, "v": VERSION, "session": talk.secret, "user": user}
+        fields["username"] = session.username
         fields |= {
             name: int(value * 1000)
             for name, value in (("ping_ms", self._limits.ping_interval_s), ("pong_ms", self._limits.pong_timeout_s))
             if math.isfinite(value)
         }
+        fields |= self._expiry(session, now)
         state.give(session, "welcome", {**fields, "limits": self._told_limits, "resumed": is_resumed, "rooms": rooms})
         for name, (error, message) in talk.refused.items():
             self._membership.fail(session, error, message, None, room=name)
@@ -340,7 +423,7 @@ class Dialogue(Generic[C]):
             self._refuse_join(session, errors.RATE_LIMITED, request, now)
         elif self._state.authorizes:
             talk.asked[name] = request
-            self._state.effects.append(Authorize(session.client, name, session.username))
+            self._membership.ask_whether(session, name, now)
         else:
             self._enter_loaded(session, request, now)
 
@@ -368,7 +451,7 @@ class Dialogue(Generic[C]):
                 self._state.give_later(session, "ok", lambda: fields)
             self._replay(session, room, recovery)
             if request.meta is not None:
-                talk.metas[session.username] = request.meta
+                talk.metas[session.user] = request.meta
 
         reason = self._membership.join(session, request.room, now, entered)
         if reason is not None:
@@ -433,8 +516,8 @@ class Dialogue(Generic[C]):
         if member is not None:
             talk = member.room.talk
             assert talk is not None
-            talk.metas[session.username] = request.meta
-            talk.roster.note(session.username)
+            talk.metas[session.user] = request.meta
+            talk.roster.note(session.user)
             self._ok(session, request.id)
             self._membership.tell_in_time(member.room, now)
 
@@ -457,12 +540,13 @@ class Dialogue(Generic[C]):
             self._speech.chat(member, request.content, answer, now)
 
     def _direct_message(self, session: Session[C], request: DirectMessage, now: float) -> None:
-        fault = username_fault(request.to, max_bytes=self._limits.name_bytes, plain=False)
+        to = request.to if self._state.authenticates else self._user_key(request.to)
+        fault = username_fault(to, max_bytes=self._limits.name_bytes, plain=False)
         if fault is not None:
             self._refuse(session, "bad_request", fault.replace("username", "to", 1), request.id, now, field="to")
         else:
             answer = Answer(session, request.id, request.key)
-            if not self._speech.write_to(session, request.to, request.content, answer, now):
+            if not self._speech.write_to(session, to, request.content, answer, now):
                 self._speech.refuse_place(answer)
 
     def _shout(self, session: Session[C], request: Shout, now: float) -> None:
@@ -484,8 +568,8 @@ class Dialogue(Generic[C]):
 
     def _history(self, session: Session[C], request: History, now: float) -> None:
         room: Room[C] | None
-        if request.room == f"@{session.username}":
-            room = self._state.mailboxes.get(session.username)
+        if request.room == f"@{session.user}":
+            room = self._state.mailboxes.get(session.user)
         else:
             member = session.member_of(request.room)
             room = None if member is None else member.room

@@ -6,10 +6,11 @@ from typing import Generic, TypeAlias
 from typing_extensions import TypeVar
 
 from roomhub.core.errors import CloseReason
+from roomhub.core.identity import Identity
 from roomhub.core.message import Message, Position
 from roomhub.core.storage import StoredMessage
 
-__all__ = ["Announce", "Authorize", "Close", "Effect", "Load", "Probe", "Report", "Settle", "Store"]
+__all__ = ["Announce", "Authenticate", "Authorize", "Close", "Effect", "Load", "Probe", "Report", "Settle", "Store"]
 
 C = TypeVar("C", bound=Hashable)
 
@@ -42,15 +43,30 @@ class Probe(Generic[C]):
 class Authorize(Generic[C]):
     """Ask whether ``username`` may join; answer with ``Authorized`` or ``Denied``. Only if ``Hub.authorizes``."""
 
-    __slots__ = ("client", "room", "username")
+    __slots__ = ("client", "identity", "room", "username")
 
-    def __init__(self, client: C, room: str, username: str) -> None:
+    def __init__(self, client: C, room: str, username: str, identity: Identity | None = None) -> None:
         self.client: C = client
         self.room: str = room
         self.username: str = username
+        self.identity: Identity | None = identity
 
     def __repr__(self) -> str:
         return f"Authorize({self.client!r}, {self.room!r}, {self.username!r})"
+
+
+class Authenticate(Generic[C]):
+    """Find out who shows this token, and answer with ``Authenticated``. Only if ``Hub.authenticates``."""
+
+    __slots__ = ("client", "ref", "token")
+
+    def __init__(self, client: C, token: str, ref: Hashable) -> None:
+        self.client: C = client
+        self.token: str = token
+        self.ref: Hashable = ref
+
+    def __repr__(self) -> str:
+        return f"Authenticate({self.client!r})"
 
 
 class Announce:
@@ -129,4 +145,4 @@ class Load:
         return f"Load({self.room!r}, after={self.after}, before={self.before}, limit={self.limit})"
 
 
-Effect: TypeAlias = Close[C] | Probe[C] | Authorize[C] | Announce | Report | Settle | Store | Load
+Effect: TypeAlias = Close[C] | Probe[C] | Authenticate[C] | Authorize[C] | Announce | Report | Settle | Store | Load

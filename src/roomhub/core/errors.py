@@ -63,6 +63,9 @@ CLOSE_REASONS: Final = {name: CloseReason(name, code, plain) for name, code, pla
 
 PROTOCOL = CLOSE_REASONS["protocol"]
 KICKED = CLOSE_REASONS["kicked"]
+UNAUTHORIZED = CLOSE_REASONS["unauthorized"]
+INTERNAL = CLOSE_REASONS["internal"]
+TOKEN_EXPIRED = CLOSE_REASONS["token_expired"]
 DRAINING = CLOSE_REASONS["draining"]
 SLOW_CONSUMER = CLOSE_REASONS["slow_consumer"]
 INTERNAL = CLOSE_REASONS["internal"]

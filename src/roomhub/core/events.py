@@ -9,10 +9,12 @@ from typing import Generic, TypeAlias
 from typing_extensions import TypeVar
 
 from roomhub.core.codec import Lane
+from roomhub.core.identity import Identity, Refusal
 from roomhub.core.message import Message
 from roomhub.core.storage import Loaded, Stored, StoreFailed
 
 __all__ = [
+    "Authenticated",
     "Authorized",
     "Blocked",
     "ClockSet",
@@ -50,14 +52,15 @@ class Connected(Generic[C_co]):
     Args:
         client: the transport's handle.
         lane: how it is written to.
-        username: its name, also its identity key; a bad one (``username_fault``) is refused.
+        username: its name; a bad one (``username_fault``) is refused. Its identity key is made of it.
+        identity: who it is, if that is known; instead of ``username``.
         rooms: rooms to join at once.
         address: where it comes from, for the cap per address and the rate of joins; ``""`` has no cap.
         shares: the transport writes what ``Hub.share`` hands it; otherwise ``Hub.ready`` names the client and it pulls.
         secret: what the peer can resume its session with, if its dialect has sessions: text nobody can guess.
     """
 
-    __slots__ = ("address", "client", "lane", "rooms", "secret", "shares", "username")
+    __slots__ = ("address", "client", "identity", "lane", "rooms", "secret", "shares", "username")
 
     def __init__(
         self,
@@ -69,8 +72,10 @@ class Connected(Generic[C_co]):
         address: str = "",
         shares: bool = False,
         secret: str = "",
+        identity: Identity | None = None,
     ) -> None:
         self.client: C_co = client
+        self.identity: Identity | None = identity
         self.lane: Lane = lane
         self.username: str = username
         self.rooms: Sequence[str] = rooms
@@ -117,6 +122,19 @@ class Disconnected(_OfClient[C_co]):
     """The connection is over, however it ended. The last fact about a client."""
 
     __slots__ = ()
+
+
+class Authenticated:
+    """The answer to ``Authenticate``: who it is, or is not. None: nobody can tell, or not in time."""
+
+    __slots__ = ("outcome", "ref")
+
+    def __init__(self, ref: Hashable, outcome: Identity | Refusal | None) -> None:
+        self.ref: Hashable = ref
+        self.outcome: Identity | Refusal | None = outcome
+
+    def __repr__(self) -> str:
+        return f"Authenticated({self.outcome!r})"
 
 
 class Authorized(Generic[C_co]):
@@ -192,6 +210,7 @@ Event: TypeAlias = (
     | Blocked[C_co]
     | Writable[C_co]
     | Disconnected[C_co]
+    | Authenticated
     | Authorized[C_co]
     | Denied[C_co]
     | Published

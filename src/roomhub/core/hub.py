@@ -34,6 +34,7 @@ from roomhub.core.dialogue import Dialogue
 from roomhub.core.effects import Announce, Effect, Probe
 from roomhub.core.errors import CloseReason
 from roomhub.core.events import (
+    Authenticated,
     Authorized,
     Blocked,
     ClockSet,
@@ -51,6 +52,7 @@ from roomhub.core.events import (
     Ticked,
     Writable,
 )
+from roomhub.core.identity import Identity
 from roomhub.core.limits import Limits
 from roomhub.core.membership import Membership
 from roomhub.core.message import CHAT, DM, Kind, Message
@@ -61,7 +63,7 @@ from roomhub.core.requests import Chat, Join, Leave
 from roomhub.core.room import Member, Receipt, Room, Share
 from roomhub.core.session import OPEN, Session, State, Talk
 from roomhub.core.speech import Speech
-from roomhub.core.state import LOG_AGE_LOOKS, Fetch, HubState, StoreState
+from roomhub.core.state import LOG_AGE_LOOKS, HubState, Question, StoreState
 from roomhub.core.statistics import Statistics
 from roomhub.core.storage import Snapshot
 
@@ -80,6 +82,7 @@ class Hub(Generic[C]):
             ``handle``: it is the program's, and nobody has joined. It is not asked for a name that has no UTF-8.
         slow: what becomes of a v1 client that is too far behind in a room: "close", as of every other, or "skip", it
             goes on with what is new, told what it missed and who is there now.
+        user_key: makes the identity key of a name, for users that nobody vouches for: whose names are alike are one.
 
     """
 
@@ -90,6 +93,7 @@ class Hub(Generic[C]):
         limits: Limits | None = None,
         room_rule: Callable[[str], str | None] | None = None,
         slow: Literal["close", "skip"] = "close",
+        user_key: Callable[[str], str] = str,
     ) -> None:
         if slow not in ("close", "skip"):
             raise ValueError(f'slow must be "close" or "skip", not {slow!r}')
@@ -101,7 +105,7 @@ class Hub(Generic[C]):
         self.room_rule: Callable[[str], str | None] = self._admission.room_fault
         self._membership: Membership[C] = Membership(state, self._admission)
         self._speech: Speech[C] = Speech(state, self._membership)
-        self._dialogue: Dialogue[C] = Dialogue(state, self._membership, self._speech, self.room_rule)
+        self._dialogue: Dialogue[C] = Dialogue(state, self._membership, self._speech, self.room_rule, user_key)
         self._sessions = state.sessions
         self._rooms = state.rooms
         self._users = state.users
@@ -109,6 +113,7 @@ class Hub(Generic[C]):
         self._deadlines = state.deadlines
         self._effects = state.effects
         self._skips = slow == "skip"
+        self._user_key = user_key
         self._puts_out_idle = math.isfinite(limits.idle_timeout_s)
         # The time a probed peer has had at least when its silence is held against it; less, and it is we who were late.
         self._answer_s = (limits.pong_timeout_s - limits.ping_interval_s) / 2
@@ -122,6 +127,7 @@ class Hub(Generic[C]):
             Blocked: self._blocked,
             Writable: self._writable,
             Disconnected: self._disconnected,
+            Authenticated: self._authenticated,
             Authorized: self._authorized,
             Denied: self._denied,
             Published: self._announced,
@@ -199,7 +205,7 @@ class Hub(Generic[C]):
 
     def next_deadline(self) -> float:
         """When ``handle(Ticked(), now)`` is due, in monotonic seconds; ``inf`` for never."""
-        return self._deadlines.next()
+        return min(self._deadlines.next(), self._state.expiries.next())
 
     def is_backlogged(self, client: C) -> bool:
         """Whether a room of the client's has more to serve to healthy members than one may lag by.
@@ -240,6 +246,15 @@ class Hub(Generic[C]):
     @authorizes.setter
     def authorizes(self, on: bool) -> None:
         self._state.authorizes = on
+
+    @property
+    def authenticates(self) -> bool:
+        """Give ``Authenticate`` for every token and wait for ``Authenticated``. Who is unknown has to show one."""
+        return self._state.authenticates
+
+    @authenticates.setter
+    def authenticates(self, on: bool) -> None:
+        self._state.authenticates = on
 
     @property
     def reports(self) -> bool:
@@ -288,7 +303,7 @@ class Hub(Generic[C]):
         return not self._sessions
 
     def members(self, room: str) -> Sequence[str]:
-        """The users in a room in order of joining, each once; empty if there is no such room."""
+        """The identity keys of the users in a room in order of joining; empty if there is no such room."""
         found = self._rooms.get(room)
         return tuple(found.users) if found else ()
 
@@ -296,6 +311,10 @@ class Hub(Generic[C]):
         """The newest messages that the room keeps, oldest first."""
         found = self._rooms.get(room)
         return found.messages(limit) if found else ()
+
+    def user_key(self, name: str) -> str:
+        """The identity key of a user: made of the name, but where an authenticator gives keys the key itself."""
+        return name if self._state.authenticates else self._user_key(name)
 
     def refusal(self, address: str = "") -> CloseReason | None:
         """Why a connection from ``address`` would not be taken now; None if it would."""
@@ -336,19 +355,24 @@ class Hub(Generic[C]):
         if client in self._sessions:
             raise ValueError(f"{client!r} is connected already; a new connection needs a handle of its own")
         refusal = self.refusal(event.address)
-        if refusal is None and username_fault(
-            event.username, max_bytes=self.limits.name_bytes, plain=not event.lane.v1
-        ):
-            refusal = errors.PROTOCOL
         talks = event.lane.talker is not None
+        identity = event.identity
+        username = event.username if identity is None else identity.username or identity.user
+        is_known = bool(username) or not talks or not self._state.authenticates
+        if refusal is None and is_known and self._name_fault(username, identity, plain=not event.lane.v1):
+            refusal = errors.PROTOCOL
         if talks and not event.secret:
             raise ValueError("secret must be text that nobody can guess: clients of this lane have sessions")
         # The rule is asked before anything changes, since it may raise.
         rooms = () if refusal is not None or talks else [(room, self.room_rule(room)) for room in event.rooms]
-        session = Session(client, event.lane, event.username, event.address, shares=event.shares, now=now)
+        user = self._user_key(username) if identity is None else identity.user
+        session = Session(client, event.lane, user, username, event.address, shares=event.shares, now=now)
         self._sessions[client] = session
         self._admission.enter(event.address)
-        self._users.setdefault(event.username, {})[session] = None
+        if user:
+            self._users.setdefault(user, {})[session] = None
+        if identity is not None:
+            self._state.identify(session, identity, now)
         if talks:
             session.state = State.GREETING
             session.talk = Talk(event.secret, event.rooms)
@@ -393,7 +417,13 @@ class Hub(Generic[C]):
         request = session.lane.codec.decode(text)
         if session.talk is not None:
             self._dialogue.received(session, request, len(text), now)
-            return
+        elif session.held or self._waits(session):
+            # It may be for the room that it waits for.
+            session.held = [*(session.held or ()), request]
+        else:
+            self._do_plain(session, request, now)
+
+    def _do_plain(self, session: Session[C], request: object, now: float) -> None:
         match request:
             case Chat():
                 members = session.members
@@ -450,39 +480,76 @@ class Hub(Generic[C]):
         del self._sessions[event.client]
         self._delivery.unname(session)
         self._admission.exit(session.address)
-        sessions = self._users[session.username]
+        self._state.expiries.cancel(session)
+        if not session.user:
+            return
+        sessions = self._users[session.user]
         del sessions[session]
         if not sessions:
-            del self._users[session.username]
-            mailbox = self._state.mailboxes.get(session.username)
+            del self._users[session.user]
+            mailbox = self._state.mailboxes.get(session.user)
             if mailbox is not None:
                 self._deadlines.arm("linger", mailbox, now)
 
+    def _name_fault(self, username: str, identity: Identity | None, *, plain: bool) -> str | None:
+        most = self.limits.name_bytes
+        fault = username_fault(username, max_bytes=most, plain=plain)
+        if fault is None and identity is not None:
+            fault = username_fault(identity.user, max_bytes=most, plain=False)
+        return fault
+
+    def _authenticated(self, event: Authenticated, now: float) -> None:
+        if isinstance(event.ref, Question):
+            self._state.answered(event.ref, event.outcome, now)
+
     def _authorized(self, event: Authorized[C], now: float) -> None:
         session = self._sessions.get(event.client)
-        if session is None:
+        if session is None or not self._was_asked(session, event.room):
             return
         if session.talk is not None:
             self._dialogue.authorized(session, event.room, now, is_allowed=True)
         elif session.state is State.OPEN:
             self._membership.join_or_refuse(session, event.room, now)
+            self._go_on(session, now)
+
+    def _was_asked(self, session: Session[C], room: str) -> bool:
+        """Whether this answer is still waited for."""
+        is_armed = self._deadlines.is_armed("authorize", (session, room))
+        self._deadlines.cancel("authorize", (session, room))
+        if not is_armed and math.isfinite(self.limits.auth_timeout_s):
+            return False
+        session.asks = max(0, session.asks - 1)
+        return True
 
     def _denied(self, event: Denied[C], now: float) -> None:
         session = self._sessions.get(event.client)
-        if session is None:
-            return
+        if session is not None and self._was_asked(session, event.room):
+            self._deny(session, event.room, now)
+
+    def _deny(self, session: Session[C], room: str, now: float) -> None:
         if session.talk is not None:
-            self._dialogue.authorized(session, event.room, now, is_allowed=False)
+            self._dialogue.authorized(session, room, now, is_allowed=False)
         elif session.state is State.OPEN:
             self._membership.refuse_join(session, errors.FORBIDDEN, now)
+            self._go_on(session, now)
+
+    def _go_on(self, session: Session[C], now: float) -> None:
+        """With what a plain client has said while it waited for an answer."""
+        while session.held and not self._waits(session) and session.state is State.OPEN:
+            self._do_plain(session, session.held.pop(0), now)
+
+    def _waits(self, session: Session[C]) -> bool:
+        """Whether what a plain client says may be for a room that it is not in yet."""
+        return session.asks > 0 and not session.members
 
     # -- events: messages, time ---------------------------------------------------------------------------------------
 
     def _announced(self, event: Published, now: float) -> None:
         message = event.message
         is_direct = message.kind == DM
-        room = None if is_direct else message.room
-        self._check_message(room, content=message.content, username=message.username, user=message.user)
+        if not is_direct:
+            self._check_room(message.room)
+        self._check_texts(content=message.content, username=message.username, user=message.user)
         # A copy: it gets its place, and whoever made the event may say it again.
         kind: Kind = DM if is_direct else CHAT
         own = Message(kind, message.room, message.user, message.username, message.content, to=message.to)
@@ -501,8 +568,8 @@ class Hub(Generic[C]):
         self._speech.store_failed(event.refs, event.error)
 
     def _loaded(self, event: Loaded, now: float) -> None:
-        if isinstance(event.ref, Fetch):
-            self._state.fetched(event.ref, event.page, now)
+        if isinstance(event.ref, Question):
+            self._state.answered(event.ref, event.page, now)
 
     def _clock_set(self, event: ClockSet, now: float) -> None:
         self._state.wall_offset_ms = event.unix_ms - now * 1000
@@ -540,8 +607,13 @@ class Hub(Generic[C]):
                 case "grace":
                     room, user = key
                     self._membership.grace_ended(room, user, now)
-                case "fetch":
-                    self._state.fetched(key, None, now)
+                case "fetch" | "authenticate":
+                    self._state.answered(key, None, now)
+                case "authorize":
+                    session, room = key
+                    session.asks -= 1
+                    if session.client in self._sessions:
+                        self._deny(session, room, now)
                 case "loaded":
                     self._membership.free_if_empty(key, now)
                 case "linger":
@@ -555,6 +627,8 @@ class Hub(Generic[C]):
                     self._speech.typing_ended(room, user)
                 case _:
                     assert_never(kind)
+        for session in self._state.expiries.expired(now):
+            self._membership.evict(session, errors.TOKEN_EXPIRED, now)
         self._state.give_store()
         self._speech.tell_passing()
         if self._delivery.asking:
@@ -596,8 +670,9 @@ class Hub(Generic[C]):
     # -- commands -----------------------------------------------------------------------------------------------------
 
     def _publish(self, command: Publish, now: float) -> None:
-        self._check_message(command.room, content=command.content, username=command.username)
-        message = Message(CHAT, command.room, command.username, command.username, command.content)
+        self._check_room(command.room)
+        self._check_texts(content=command.content, username=command.username)
+        message = Message(CHAT, command.room, self._user_key(command.username), command.username, command.content)
         if self._state.announces:
             self._effects.append(Announce(message, command.ref))
         else:
@@ -622,8 +697,9 @@ class Hub(Generic[C]):
 
     def _kick(self, command: Kick, now: float) -> None:
         self._check_reason(command.reason)
-        self._membership.end_graces(command.user, command.room, command.reason, now)
-        for session in list(self._users.get(command.user, ())):
+        user = self.user_key(command.user)
+        self._membership.end_graces(user, command.room, command.reason, now)
+        for session in list(self._users.get(user, ())):
             member = session.member_of(command.room or "")
             if command.room is None or (member is not None and session.talk is None and len(session.members) == 1):
                 self._membership.evict(session, command.reason, now)
@@ -657,8 +733,9 @@ class Hub(Generic[C]):
     def _erase_user(self, command: EraseUser, now: float) -> None:
         if not command.user:
             raise ValueError("user must not be empty: that is nobody")
+        user = self.user_key(command.user)
         for room in (*self._rooms.values(), *self._state.mailboxes.values()):
-            room.erase(lambda record: record[0] == command.user, is_stored=self._state.store is not None)
+            room.erase(lambda record: record[0] == user, is_stored=self._state.store is not None)
 
     def _dismiss(self, command: Dismiss[C], now: float) -> None:
         self._check_reason(command.reason)
@@ -697,9 +774,11 @@ class Hub(Generic[C]):
 
     # -- what the caller gave -----------------------------------------------------------------------------------------
 
-    def _check_message(self, room: str | None, **texts: str) -> None:
-        if room is not None and room not in self._rooms:
+    def _check_room(self, room: str) -> None:
+        if room not in self._rooms:
             self._check_room_name(room)
+
+    def _check_texts(self, **texts: str) -> None:
         for name, text in texts.items():
             if not isinstance(text, str):
                 raise TypeError(f"{name} must be text, not {text!r}")

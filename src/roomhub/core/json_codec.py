@@ -15,6 +15,7 @@ from roomhub.core.limits import Limits
 from roomhub.core.message import CHAT, DM, Message, Position
 from roomhub.core.protocol import CLIENT_MESSAGES, KINDS
 from roomhub.core.requests import (
+    Auth,
     Chat,
     DirectMessage,
     Fault,
@@ -52,6 +53,7 @@ _BUILDERS: Final[Mapping[str, Callable[..., Request]]] = {
     "dm": DirectMessage,
     "history": History,
     "members": Members,
+    "auth": Auth,
     "ping": Ping,
 }
 

@@ -111,6 +111,8 @@ class Limits:
     """Typing that is not renewed for so many seconds has ended."""
     history_page: float = 100
     """How many messages one reply holds at most."""
+    auth_timeout_s: float = 5
+    """Seconds an authenticator has to say who a peer is, or whether it may do something; then it may not."""
     history_timeout_s: float = 5
     """Seconds a store has to bring what it was asked for; then it counts as not there."""
     session_ttl_s: float = 300

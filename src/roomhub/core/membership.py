@@ -21,7 +21,7 @@ from roomhub.core.replay import first_logged
 from roomhub.core.requests import Id
 from roomhub.core.room import Member, Room
 from roomhub.core.session import Session, State
-from roomhub.core.state import HubState
+from roomhub.core.state import HubState, Timer
 from roomhub.core.storage import Page
 
 __all__ = ["Membership"]
@@ -68,13 +68,19 @@ class Membership(Generic[C]):
         if reason is not None:
             self.refuse_join(session, reason, now)
         elif self._state.authorizes:
-            self._effects.append(Authorize(session.client, name, session.username))
+            self.ask_whether(session, name, now)
         else:
             self.join_or_refuse(session, name, now)
 
+    def ask_whether(self, session: Session[C], name: str, now: float) -> None:
+        """Whether it may join; ``Authorized`` or ``Denied`` follows, or after ``auth_timeout_s`` it may not."""
+        session.asks += 1
+        self._deadlines.arm("authorize", (session, name), now)
+        self._effects.append(Authorize(session.client, name, session.user, session.identity))
+
     def admits(self, session: Session[C], fault: str | None, now: float) -> CloseReason | None:
         """Why the session may not even ask to join; None if it may, which then counts against its rate."""
-        if not self._admission.takes_join(session.address, session.username, now):
+        if not self._admission.takes_join(session.address, session.user, now):
             return errors.RATE_LIMITED
         return None if fault is None else errors.PROTOCOL
 
@@ -108,13 +114,15 @@ class Membership(Generic[C]):
         room = self._rooms.get(name) or self._make_room_in_bounds(name)
         if room is None:
             return errors.OVER_CAPACITY
-        user = session.username
+        user = session.user
         is_known = user in room.users
         talk = room.talk
         if talk is None and session.talk is not None:
             talk = room.begin_talk(self._state.first_rev)
         self._deadlines.cancel("grace", (room, user))
         self._deadlines.cancel("linger", room)
+        if talk is not None and talk.roster.changed and not room.members:
+            self.tell_roster(room)  # to nobody: whoever comes into an empty room hears of no old departures
         session.members += (room.enter(session),)
         session.steer()
         if entered is not None:
@@ -126,11 +134,11 @@ class Membership(Generic[C]):
         if not is_known:
             presence.note_arrival(room, user)
             if self._state.reports:
-                self._effects.append(Report(presence.joined(room, user)))
+                self._effects.append(Report(presence.joined(room, user, room.name_of(user))))
         elif session.talk is None and user not in room.arrivals:
             # Nobody else hears of a further session. If they have yet to hear of the first, it hears that with them.
             self.answer(session, presence.told_roster(room))
-            self.answer(session, presence.joined(room, user))
+            self.answer(session, presence.joined(room, user, session.username))
             self.judge_direct(session, now)
         if is_told and is_known:
             self._tell_roster_in_time(room, now)
@@ -165,7 +173,7 @@ class Membership(Generic[C]):
             will_be_back: it did not want to go, so its user is here until the grace is over, if it speaks v1.
             reason: why, if they are to be told.
         """
-        room, user = member.room, session.username
+        room, user = member.room, session.user
         if keep_unread:
             self.keep_unread(session, member)
         session.members = tuple(other for other in session.members if other is not member)
@@ -211,10 +219,12 @@ class Membership(Generic[C]):
     def _depart(self, room: Room[C], user: str, reason: str) -> None:
         if room in self._state.passing:
             self._state.tell_passing(room)  # nothing of a user's comes after its leaving
+        name = room.name_of(user)
         del room.users[user]
+        room.names.pop(user, None)
         if self._state.reports:
-            self._effects.append(Report(presence.left(room, user)))
-        presence.note_departure(room, user)
+            self._effects.append(Report(presence.left(room, user, name)))
+        presence.note_departure(room, user, name)
         talk = room.talk
         if talk is not None:
             talk.users.discard(user)
@@ -349,7 +359,7 @@ class Membership(Generic[C]):
             return
         del state.secrets[secret]
         if can_resume:
-            state.ended[secret] = session.username
+            state.ended[secret] = session.user
             self._deadlines.arm("session", secret, now)
             while len(state.ended) > self._limits.sessions:
                 oldest = next(iter(state.ended))
@@ -367,8 +377,10 @@ class Membership(Generic[C]):
             self._deadlines.cancel("key", key)
         state.keys.clear()
         state.loading.clear()
-        while (fetch := self._deadlines.oldest("fetch")) is not None:
-            self._deadlines.cancel("fetch", fetch)
+        kinds: tuple[Timer, ...] = ("fetch", "authenticate", "authorize")
+        for kind in kinds:
+            while (waiting := self._deadlines.oldest(kind)) is not None:
+                self._deadlines.cancel(kind, waiting)
         self._delivery.asking.clear()
         for user, mailbox in list(state.mailboxes.items()):
             del state.mailboxes[user]

@@ -7,7 +7,6 @@ one ``online_users`` as of the end, every ``user_joined``. One join alone, or on
 A member that folds those frames always has the room's true membership.
 """
 
-from collections.abc import Iterable
 from typing import Any, Final
 
 from roomhub.core.message import ONLINE_USERS, USER_JOINED, USER_LEFT, Message
@@ -20,38 +19,38 @@ FULLWIDTH_COMMA: Final = "\uff0c"
 
 def roster(room: Room[Any]) -> Message:
     """The names here in order of joining, each once. A comma in a name would split it: shown as a full-width one."""
-    return Message(ONLINE_USERS, room.name, "", "", ",".join(_shown(room.users)))
+    return Message(ONLINE_USERS, room.name, "", "", ",".join(map(_shown, map(room.name_of, room.users))))
 
 
 def told_roster(room: Room[Any]) -> Message:
     """The roster as the members know it: what has not been told yet follows it for whoever gets this one."""
-    known = [*room.departures, *(user for user in room.users if user not in room.arrivals)]
-    return Message(ONLINE_USERS, room.name, "", "", ",".join(_shown(known)))
+    known = [*room.departures.values(), *(room.name_of(user) for user in room.users if user not in room.arrivals)]
+    return Message(ONLINE_USERS, room.name, "", "", ",".join(map(_shown, known)))
 
 
-def _shown(users: Iterable[str]) -> Iterable[str]:
-    return (user.replace(",", FULLWIDTH_COMMA) if "," in user else user for user in users)
+def _shown(name: str) -> str:
+    return name.replace(",", FULLWIDTH_COMMA) if "," in name else name
 
 
-def joined(room: Room[Any], user: str) -> Message:
-    return Message(USER_JOINED, room.name, user, user, f"{user} joined the room")
+def joined(room: Room[Any], user: str, name: str) -> Message:
+    return Message(USER_JOINED, room.name, user, name, f"{name} joined the room")
 
 
-def left(room: Room[Any], user: str) -> Message:
-    return Message(USER_LEFT, room.name, user, user, f"{user} left the room")
+def left(room: Room[Any], user: str, name: str) -> Message:
+    return Message(USER_LEFT, room.name, user, name, f"{name} left the room")
 
 
 def note_arrival(room: Room[Any], user: str) -> None:
     """The user's first session came in."""
-    room.arrivals[user] = None
+    room.arrivals[user] = room.name_of(user)
 
 
-def note_departure(room: Room[Any], user: str) -> None:
+def note_departure(room: Room[Any], user: str, name: str) -> None:
     """The user's last session went. Whose arrival nobody has heard of yet departs unheard."""
     if user in room.arrivals:
         del room.arrivals[user]
     else:
-        room.departures[user] = None
+        room.departures[user] = name
 
 
 def has_news(room: Room[Any]) -> bool:
@@ -60,9 +59,9 @@ def has_news(room: Room[Any]) -> bool:
 
 def news(room: Room[Any]) -> list[Message]:
     """What has not been told yet, taken out, as the entries that tell it."""
-    told = [left(room, user) for user in room.departures]
+    told = [left(room, user, name) for user, name in room.departures.items()]
     told.append(roster(room))
-    told += [joined(room, user) for user in room.arrivals]
+    told += [joined(room, user, name) for user, name in room.arrivals.items()]
     room.arrivals.clear()
     room.departures.clear()
     return told

@@ -101,6 +101,7 @@ CLIENT_MESSAGES: Final[Mapping[str, Sequence[Field]]] = {
         Field("limit", "count", required=False),
     ),
     "members": (_ID, _ROOM),
+    "auth": (_ID, Field("token", "text")),
     "ping": (_MAYBE_ID,),
 }
 
@@ -135,6 +136,7 @@ SERVER_MESSAGES: Final[Mapping[str, Sequence[Field]]] = {
         Field("username", "text"),
         Field("ping_ms", "ms", required=False),
         Field("pong_ms", "ms", required=False),
+        Field("expires_ms", "ms", required=False),
         Field("limits", "object"),
         Field("resumed", "flag"),
         Field("rooms", "rooms"),
@@ -151,6 +153,7 @@ SERVER_MESSAGES: Final[Mapping[str, Sequence[Field]]] = {
         Field("more", "flag", required=False),
         Field("ts", "ms", required=False),
         Field("dup", "flag", required=False),
+        Field("expires_ms", "ms", required=False),
     ),
     "error": (
         _MAYBE_ID,

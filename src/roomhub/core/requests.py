@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 from roomhub.core.message import Position
 
 __all__ = [
+    "Auth",
     "Chat",
     "DirectMessage",
     "Fault",
@@ -132,6 +133,13 @@ class Members(NamedTuple):
     id: Id
 
 
+class Auth(NamedTuple):
+    """A new token in place of the one before."""
+
+    id: Id
+    token: str
+
+
 class Ping(NamedTuple):
     """A sign of life that wants one back."""
 
@@ -148,5 +156,5 @@ class Fault(NamedTuple):
 
 
 Request: TypeAlias = (
-    Chat | Join | Leave | Hello | Shout | Typing | Presence | DirectMessage | History | Members | Ping | Fault
+    Chat | Join | Leave | Hello | Shout | Typing | Presence | DirectMessage | History | Members | Auth | Ping | Fault
 )

@@ -236,6 +236,7 @@ class Room(Generic[C]):
         "log_bytes",
         "members",
         "name",
+        "names",
         "offset",
         "reserved",
         "speaker",
@@ -249,6 +250,7 @@ class Room(Generic[C]):
         self.epoch: str = epoch
         self.members: dict[C, Member[C]] = {}
         self.users: dict[str, int] = {}
+        self.names: dict[str, str] = {}  # of users here whose name differs from their key
         self.lanes: dict[Lane, LaneLog] = {}
         self.head: int = 0
         self.offset: int = 0
@@ -262,9 +264,9 @@ class Room(Generic[C]):
         self.talk: RoomTalk | None = None
         self.log: deque[Record] = deque()
         self.log_bytes: int = 0
-        # The plain dialect's presence that has not gone out yet, by user in order of time.
-        self.arrivals: dict[str, None] = {}
-        self.departures: dict[str, None] = {}
+        # The plain dialect's presence that has not gone out yet, by user in order of time; with their names.
+        self.arrivals: dict[str, str] = {}
+        self.departures: dict[str, str] = {}
         # Serving
         self.floor: int = 0
         self.behind: dict[Member[C], None] = {}
@@ -331,8 +333,15 @@ class Room(Generic[C]):
         self.members[session.client] = member
         if session.blocked:
             self.behind[member] = None
-        self.users[session.username] = self.users.get(session.username, 0) + 1
+        user = session.user
+        if user not in self.users and session.username != user:
+            self.names[user] = session.username
+        self.users[user] = self.users.get(user, 0) + 1
         return member
+
+    def name_of(self, user: str) -> str:
+        """How a user here is called: as its first session here spells it."""
+        return self.names.get(user, user)
 
     def item_of(self, user: str) -> Item | None:
         """How a user is here, for the roster; None if it is not. Who may be back soon is here as it was."""
@@ -343,12 +352,14 @@ class Room(Generic[C]):
         if not devices:
             return self.talk.roster.told.get(user)
         meta = self.talk.metas.get(user)
-        item = {"user": user, "username": user, "devices": devices}
+        item = {"user": user, "username": self.name_of(user), "devices": devices}
         return item if meta is None else {**item, "meta": meta}
 
     def begin_talk(self, rev: int) -> RoomTalk:
         """A v1 client comes in, the first one: from now on there is a roster with revisions, this one to begin with."""
-        items = [{"user": user, "username": user, "devices": devices} for user, devices in self.users.items()]
+        items = [
+            {"user": user, "username": self.name_of(user), "devices": devices} for user, devices in self.users.items()
+        ]
         self.talk = RoomTalk(Roster(items, rev))
         return self.talk
 
@@ -362,8 +373,8 @@ class Room(Generic[C]):
         member.log.members -= 1
         if not member.log.members:
             del self.lanes[member.log.lane]
-        self.users[member.session.username] -= 1
-        return not self.users[member.session.username]
+        self.users[member.session.user] -= 1
+        return not self.users[member.session.user]
 
     # -- serving ------------------------------------------------------------------------------------------------------
 

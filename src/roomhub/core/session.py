@@ -18,6 +18,7 @@ from typing import Final, Generic
 from typing_extensions import TypeVar
 
 from roomhub.core.codec import Frame, Lane
+from roomhub.core.identity import Identity
 from roomhub.core.message import Position
 from roomhub.core.replay import Later
 from roomhub.core.requests import Hello, Join, Request
@@ -103,16 +104,24 @@ class Session(Generic[C]):
         heard_at: when something of the peer last came in.
         probed_at: when it was first probed since, if that is later.
         blocked: its transport refused a write and has not taken all since.
+        user: the identity key; "" until it is known.
+        username: the name as the person spells it.
+        identity: what an authenticator has said, None without one.
+        asks: how many of its joins wait for ``Authorized`` or ``Denied``.
+        held: what it said meanwhile, if it is a plain client.
         message_due_s: when its next message is due at the allowed rate (``rates.Rate``).
     """
 
     __slots__ = (
         "address",
+        "asks",
         "blocked",
         "client",
         "direct",
         "direct_bytes",
         "heard_at",
+        "held",
+        "identity",
         "lane",
         "members",
         "message_due_s",
@@ -120,14 +129,21 @@ class Session(Generic[C]):
         "shares",
         "state",
         "talk",
+        "user",
         "username",
         "waiting",
     )
 
-    def __init__(self, client: C, lane: Lane, username: str, address: str, *, shares: bool, now: float) -> None:
+    def __init__(
+        self, client: C, lane: Lane, user: str, username: str, address: str, *, shares: bool, now: float
+    ) -> None:
         self.client: C = client
         self.lane: Lane = lane
+        self.user: str = user
         self.username: str = username
+        self.identity: Identity | None = None
+        self.asks: int = 0
+        self.held: list[Request] | None = None
         self.address: str = address
         self.shares: bool = shares
         self.state: State = State.OPEN

@@ -64,10 +64,10 @@ class Speech(Generic[C]):
         """A member says something."""
         room = member.room
         room.speaker = member
-        user = member.session.username
+        session = member.session
         if answer is not None and self._is_repeated(room.name, answer):
             return
-        message = Message(CHAT, room.name, user, user, content)
+        message = Message(CHAT, room.name, session.user, session.username, content)
         if self._state.announces:
             self._effects.append(Announce(message, answer))
         else:
@@ -232,7 +232,7 @@ class Speech(Generic[C]):
         """Whether a message with this key has a place already; then that is the answer (G4)."""
         if answer.key is None:
             return False
-        found = self._state.keys.get((room, answer.session.username, answer.key))
+        found = self._state.keys.get((room, answer.session.user, answer.key))
         if found is None:
             return False
         if found.error:
@@ -288,10 +288,9 @@ class Speech(Generic[C]):
 
         The device that sent it gets the copy too, as a room's member gets its own chat: its mailbox has no holes.
         """
-        user = session.username
         if self._is_repeated(f"@{to}", answer):
             return True
-        message = Message(DM, f"@{to}", user, user, content, to=to)
+        message = Message(DM, f"@{to}", session.user, session.username, content, to=to)
         if self._state.announces:
             self._effects.append(Announce(message, answer))
             return True
@@ -315,7 +314,7 @@ class Speech(Generic[C]):
         self._place(mailbox, message, now)
         self._post(to, message, now)
         if own is not mailbox:
-            copy = Message(DM, own.name, user, user, message.content, to=to)
+            copy = Message(DM, own.name, user, message.username, message.content, to=to)
             self._place(own, copy, now)
             self._post(user, copy, now)
             if self._state.store is not None:
@@ -342,13 +341,15 @@ class Speech(Generic[C]):
 
     def shout(self, member: Member[C], name: str, content: str) -> None:
         """An event; of those of one name from one user in a tick the newest goes out."""
-        room, user = member.room, member.session.username
-        fields = {"room": room.name, "username": user, "user": user, "name": name, "content": content}
-        self._pass(room, user, f"event {name}", Message(PASSING, room.name, user, user, "", notice=("event", fields)))
+        room, user, username = member.room, member.session.user, member.session.username
+        fields = {"room": room.name, "username": username, "user": user, "name": name, "content": content}
+        self._pass(
+            room, user, f"event {name}", Message(PASSING, room.name, user, username, "", notice=("event", fields))
+        )
 
     def typing(self, member: Member[C], state: str, now: float) -> None:
         """A sign of typing. That it begins goes out once in ``typing_interval_s``, that it ended at once."""
-        room, user = member.room, member.session.username
+        room, user = member.room, member.session.user
         talk, key = room.talk, (room, user)
         assert talk is not None
         if state == "stop":
@@ -369,8 +370,9 @@ class Speech(Generic[C]):
             self._tell_typing(room, user, "stop")
 
     def _tell_typing(self, room: Room[C], user: str, state: str) -> None:
-        fields = {"room": room.name, "username": user, "user": user, "state": state}
-        self._pass(room, user, "typing", Message(PASSING, room.name, user, user, "", notice=("typing", fields)))
+        username = room.name_of(user)
+        fields = {"room": room.name, "username": username, "user": user, "state": state}
+        self._pass(room, user, "typing", Message(PASSING, room.name, user, username, "", notice=("typing", fields)))
 
     def _pass(self, room: Room[C], user: str, what: str, message: Message) -> None:
         slots = self._state.passing.setdefault(room, {})

@@ -11,9 +11,10 @@ from typing import Any, Final, Generic, Literal, TypeAlias
 from typing_extensions import TypeVar
 
 from roomhub.core.codec import wire_bytes
-from roomhub.core.deadlines import Deadlines
+from roomhub.core.deadlines import Alarms, Deadlines
 from roomhub.core.delivery import Delivery
-from roomhub.core.effects import Effect, Load, Store
+from roomhub.core.effects import Authenticate, Effect, Load, Store
+from roomhub.core.identity import Identity, Refusal
 from roomhub.core.limits import Limits
 from roomhub.core.message import Message, Record
 from roomhub.core.replay import Reply
@@ -21,7 +22,7 @@ from roomhub.core.room import RECORD_OVERHEAD_BYTES, Receipt, Room
 from roomhub.core.session import Session
 from roomhub.core.storage import Page, Snapshot, StoredMessage, StoredRoom
 
-__all__ = ["LOG_AGE_LOOKS", "Fetch", "HubState", "StoreState", "Timer"]
+__all__ = ["LOG_AGE_LOOKS", "HubState", "Question", "StoreState", "Timer"]
 
 C = TypeVar("C", bound=Hashable)
 
@@ -46,20 +47,24 @@ Timer: TypeAlias = Literal[
     "typing",
     "loaded",
     "fetch",
+    "authenticate",
+    "authorize",
 ]
 
 
-class Fetch:
-    """Something that the store has been asked for.
+class Question:
+    """Something that the store, or an authenticator, has been asked for.
 
     Attributes:
-        then: what to do with the page, once; None stands for a store that could not bring it, or not in time.
+        kind: the deadline it has.
+        then: what to do with the answer, once; None stands for one that could not be given, or not in time.
     """
 
-    __slots__ = ("then",)
+    __slots__ = ("kind", "then")
 
-    def __init__(self, then: Callable[[Page | None, float], None]) -> None:
-        self.then: Callable[[Page | None, float], None] | None = then
+    def __init__(self, kind: Literal["fetch", "authenticate"], then: Callable[[Any, float], None]) -> None:
+        self.kind: Literal["fetch", "authenticate"] = kind
+        self.then: Callable[[Any, float], None] | None = then
 
 
 class StoreState:
@@ -107,11 +112,13 @@ class HubState(Generic[C]):
         store: what is known of the store, None without one.
         loading: who waits until a room's log has been loaded, and what for.
         wall_offset_ms: what the monotonic clock lacks to Unix milliseconds.
-        announces, authorizes, reports: as ``Hub`` has them.
+        expiries: when what is known of a peer is good no more.
+        announces, authenticates, authorizes, reports: as ``Hub`` has them.
     """
 
     __slots__ = (
         "announces",
+        "authenticates",
         "authorizes",
         "deadlines",
         "delivery",
@@ -120,6 +127,7 @@ class HubState(Generic[C]):
         "ended",
         "epoch",
         "evictions",
+        "expiries",
         "first_rev",
         "grown",
         "has_ended",
@@ -145,6 +153,8 @@ class HubState(Generic[C]):
         self.epoch: str = epoch
         self.incarnations: int = 0
         self.announces: bool = False
+        self.authenticates: bool = False
+        self.expiries: Alarms[Session[C]] = Alarms()
         self.authorizes: bool = False
         self.reports: bool = False
         self.sessions: dict[C, Session[C]] = {}
@@ -170,6 +180,8 @@ class HubState(Generic[C]):
                 "typing": limits.typing_timeout_s,
                 "loaded": limits.hello_timeout_s,
                 "fetch": limits.history_timeout_s,
+                "authenticate": limits.auth_timeout_s,
+                "authorize": limits.auth_timeout_s,
             }
         )
         self.secrets: dict[str, Session[C]] = {}
@@ -232,9 +244,9 @@ class HubState(Generic[C]):
     ) -> None:
         """Ask the store for a page of a room's history, and do something with it."""
         self.give_store()  # before it is asked: it answers of all that was given before
-        fetch = Fetch(then)
-        self.deadlines.arm("fetch", fetch, now)
-        self.effects.append(Load(room, fetch, after=after, before=before, limit=limit, most_bytes=most_bytes))
+        question = Question("fetch", then)
+        self.deadlines.arm("fetch", question, now)
+        self.effects.append(Load(room, question, after=after, before=before, limit=limit, most_bytes=most_bytes))
 
     def give_store(self) -> None:
         """What was said since is to be kept."""
@@ -243,12 +255,36 @@ class HubState(Generic[C]):
             self.effects.append(Store(store.messages, store.refs))
             store.messages, store.refs = [], []
 
-    def fetched(self, fetch: Fetch, page: Page | None, now: float) -> None:
-        """The store has answered, or did not in time."""
-        then, fetch.then = fetch.then, None
+    def authenticate(
+        self,
+        session: Session[C],
+        token: str,
+        then: Callable[[Identity | Refusal | None, float], None],
+        now: float,
+    ) -> None:
+        """Ask who shows this token, and do something with the answer."""
+        question = Question("authenticate", then)
+        self.deadlines.arm("authenticate", question, now)
+        self.effects.append(Authenticate(session.client, token, question))
+
+    def answered(self, question: Question, answer: Any, now: float) -> None:
+        """There is an answer, or there was none in time."""
+        then, question.then = question.then, None
         if then is not None:
-            self.deadlines.cancel("fetch", fetch)
-            then(page, now)
+            self.deadlines.cancel(question.kind, question)
+            then(answer, now)
+
+    def identify(self, session: Session[C], identity: Identity, now: float) -> None:
+        """It is known who this is, for as long as that is good."""
+        session.identity = identity
+        if identity.expires_ms is None:
+            self.expiries.cancel(session)
+        else:
+            self.expiries.set(session, now + self.left_ms(identity, now) / 1000)
+
+    def left_ms(self, identity: Identity, now: float) -> int:
+        """For how many ms more it is good."""
+        return 0 if identity.expires_ms is None else max(0, int(identity.expires_ms - now * 1000 - self.wall_offset_ms))
 
     def records_of(self, room: Room[C], page: Page | None, now: float) -> list[Record]:
         """What a page of the store has of the room, as its log would have it; nothing of another epoch."""

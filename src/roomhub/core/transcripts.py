@@ -227,6 +227,28 @@ phone <- {"type": "welcome", "id": 1, "v": 1, "session": "s3", "user": "ann", "u
 """,
     ),
     Transcript(
+        "A token, and the next one",
+        """
+-- the server asks for tokens
+-- ann connects
+ann -> {"type": "hello", "id": 1, "token": "ann 30"}
+ann <- {"type": "welcome", "id": 1, "v": 1, "session": "s1", "user": "ann", "username": "ann", "ping_ms": 54000,
+    "pong_ms": 60000, "expires_ms": 30000, "limits": {"message_bytes": 65536, "meta_bytes": 2048,
+    "label_bytes": 128, "message_rate_per_s": 50, "message_burst": 250, "rooms_per_client": 128,
+    "history_page": 100}, "resumed": false, "rooms": {"@ann": {"epoch": "", "offset": 0, "recovered": "none"}}}
+-- 20 s pass
+ann -> {"type": "auth", "id": 2, "token": "ann 30"}
+ann <- {"type": "ok", "id": 2, "expires_ms": 30000}
+-- ben connects
+ben -> {"type": "hello", "id": 1, "token": "stolen"}
+ben <- {"type": "bye", "code": 4001, "name": "unauthorized", "retry": "no"}
+ben <- close 4001 unauthorized
+-- 31 s pass
+ann <- {"type": "bye", "code": 4202, "name": "token_expired", "retry": "now"}
+ann <- close 4202 token_expired
+""",
+    ),
+    Transcript(
         "A key, said twice",
         """
 -- ann is in lobby

@@ -56,6 +56,9 @@ class EchoApplication:
     def refusal(self, address: str) -> CloseReason | None:
         return None
 
+    def admits(self, connection: Connection, upgrade: Upgrade) -> bool:
+        return True
+
     def opened(self, connection: Connection, upgrade: Upgrade) -> None:
         deflate = upgrade.deflate
         self._echoes[connection] = _Echo(None if deflate is None else _deflated(deflate.server_max_window_bits))

@@ -1,6 +1,7 @@
 """The hub behind WebSocket connections: what a connection's facts mean to a ``Runtime``."""
 
 import secrets
+from base64 import urlsafe_b64decode
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
@@ -12,10 +13,11 @@ from roomhub.core.events import Blocked, Connected, Disconnected, Heard, Receive
 from roomhub.core.json_codec import JsonCodec
 from roomhub.core.limits import Limits
 from roomhub.core.rates import Rate
+from roomhub.ports import ConnectionInfo, Identity, Refusal
 from roomhub.runtime import Runtime
-from roomhub.transports.websocket.connection import Connection
+from roomhub.transports.websocket.connection import RETRY_AFTER_S, Connection, Phase
 from roomhub.transports.websocket.frames import FrameLimits, text_frame
-from roomhub.transports.websocket.handshake import Upgrade
+from roomhub.transports.websocket.handshake import Request, Upgrade
 
 __all__ = ["PLAIN", "SECRET_BYTES", "ChatApplication", "deflate_lane", "v1_lane"]
 
@@ -42,6 +44,41 @@ def deflate_lane(codec: Codec, window_bits: int, *, v1: bool = False) -> Lane:
     return Lane(codec, Deflated(window_bits).frame, b"".join, direct=text_frame, v1=v1)  # type: ignore[arg-type]
 
 
+BEARER = "roomhub.bearer."
+"""A subprotocol of this kind carries a token: a page's script can send no header with a WebSocket's request."""
+
+
+def connection_info(upgrade: Upgrade) -> ConnectionInfo:
+    """What an authenticator is told of a request."""
+    request, route = upgrade.request, upgrade.route
+    cookies = (part.partition("=") for line in request.values("cookie") for part in line.split(";"))
+    return ConnectionInfo(
+        address=upgrade.address,
+        secure=upgrade.secure,
+        path=request.path,
+        room=route.room,
+        username=route.username,
+        token=_token(request),
+        cookies={name.strip(): value.strip().strip('"') for name, equals, value in cookies if equals},
+        headers=dict(request.headers),
+    )
+
+
+def _token(request: Request) -> str | None:
+    for offer in request.elements("sec-websocket-protocol"):
+        if offer.startswith(BEARER):
+            coded = offer.removeprefix(BEARER)
+            try:
+                return urlsafe_b64decode(coded + "=" * (-len(coded) % 4)).decode()
+            except ValueError:
+                return ""  # something was shown, and it is nothing good
+    for value in request.values("authorization"):
+        scheme, _, token = value.partition(" ")
+        if scheme.lower() == "bearer":
+            return token.strip()
+    return None
+
+
 class ChatApplication:
     """Connections that are members of rooms."""
 
@@ -52,6 +89,7 @@ class ChatApplication:
         self._v1_frames = FrameLimits(limits.v1_message_bytes, limits.fragments, binary=False)
         self._ping_rate = Rate(limits.message_rate_per_s, limits.message_burst)
         self._deflated: dict[tuple[Lane, int], Lane] = {}
+        self._identities: dict[Connection, Identity] = {}  # of those that are just being opened
 
     def frame_limits(self, upgrade: Upgrade) -> FrameLimits:
         return self._plain_frames if upgrade.subprotocol is None else self._v1_frames
@@ -59,8 +97,36 @@ class ChatApplication:
     def refusal(self, address: str) -> CloseReason | None:
         return self._runtime.hub.refusal(address)
 
+    def admits(self, connection: Connection, upgrade: Upgrade) -> bool:
+        if not self._runtime.authenticates:
+            return True
+        info = connection_info(upgrade)
+        is_v1 = upgrade.subprotocol is not None
+
+        def identified(outcome: Identity | Refusal | None) -> None:
+            if isinstance(outcome, Identity):
+                self._identities[connection] = outcome
+                connection.admitted()
+            elif isinstance(outcome, Refusal) and is_v1 and info.token is None and outcome.name == "unauthorized":
+                connection.admitted()  # its hello may have a token
+            elif outcome is None:
+                retry_after = (("Retry-After", str(RETRY_AFTER_S)),)
+                connection.refused(503, "nobody could tell who you are: try again later", retry_after)
+            elif outcome.name == "forbidden":
+                connection.refused(403, outcome.message)
+            else:
+                # RFC 9110 section 11.6.1: a 401 names what would be taken.
+                connection.refused(401, outcome.message, (("WWW-Authenticate", "Bearer"),))
+            self._identities.pop(connection, None)
+            if connection.phase is not Phase.OPEN:
+                self._runtime.forget_peer(connection)
+
+        self._runtime.identify(connection, info, identified)
+        return False
+
     def opened(self, connection: Connection, upgrade: Upgrade) -> None:
         is_v1 = upgrade.subprotocol is not None
+        identity = self._identities.get(connection)
         lane = v1_lane(self._runtime.limits) if is_v1 else PLAIN
         deflate = upgrade.deflate
         connection.lane = lane if deflate is None else self._deflate_lane(lane, deflate.server_max_window_bits)
@@ -69,11 +135,12 @@ class ChatApplication:
             Connected(
                 connection,
                 connection.lane,
-                route.username,
+                "" if self._runtime.authenticates else route.username,
                 (route.room,) if route.room or not is_v1 else (),
                 address=upgrade.address,
                 shares=connection.shares,
                 secret=secrets.token_urlsafe(SECRET_BYTES) if is_v1 else "",
+                identity=identity,
             )
         )
 

@@ -10,7 +10,7 @@ came in. What the connection is for (the hub, an echo) is its ``Application``.
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias
 
@@ -63,6 +63,7 @@ Timer: TypeAlias = Literal["handshake", "message", "write", "close", "accept"]
 
 class Phase(Enum):
     HANDSHAKE = "handshake"
+    WAITING = "waiting"  # for who it is
     OPEN = "open"
     CLOSING = "closing"
     ENDING = "ending"
@@ -81,6 +82,10 @@ class Application(Protocol):
 
     def refusal(self, address: str) -> CloseReason | None:
         """Why a connection from this address is not taken now, with 503. None if it is."""
+        ...
+
+    def admits(self, connection: "Connection", upgrade: Upgrade) -> bool:
+        """Whether this request may become a connection. False: the connection's ``admitted`` or ``refused`` follows."""
         ...
 
     def opened(self, connection: "Connection", upgrade: Upgrade) -> None: ...
@@ -230,12 +235,14 @@ class Connection(ABC):
 
     __slots__ = (
         "__weakref__",
+        "_early",
         "_farewell",
         "_is_app_open",
         "_is_timed",
         "_lane",
         "_pongs",
         "_reader",
+        "_upgrade",
         "peer",
         "phase",
         "ping_due_s",
@@ -252,6 +259,8 @@ class Connection(ABC):
         self._is_timed = False  # the message that has begun
         self._lane: Lane | None = None
         self._pongs = 0
+        self._upgrade: Upgrade | None = None  # what waits for being admitted
+        self._early = b""  # what came in meanwhile
         self._reader: FrameReader | Handshake = Handshake(service.policy, peer, secure=secure)
         service.connections.add(self)
         service.hold(peer)
@@ -297,6 +306,10 @@ class Connection(ABC):
             self._read(data)
         elif phase is Phase.HANDSHAKE:
             self._shake(data)
+        elif phase is Phase.WAITING:
+            self._early += data
+            if len(self._early) > self.service.limits.header_bytes:
+                self.refused(400, "too much was sent before the answer to the request")
         elif phase is Phase.CLOSING:
             assert isinstance(self._reader, FrameReader)
             for item in self._reader.feed(data):
@@ -475,6 +488,24 @@ class Connection(ABC):
                 self.service.refusals[f"http_{outcome.status}"] += 1
             self._reply(outcome)
             return
+        self._upgrade = outcome
+        self.phase = Phase.WAITING
+        if self.service.application.admits(self, outcome):
+            self.admitted()
+
+    def refused(self, status: int, error: str, headers: Iterable[tuple[str, str]] = ()) -> None:
+        """The application does not want what waits to be admitted; nothing happens if nothing does."""
+        if self.phase is Phase.WAITING:
+            assert self._upgrade is not None
+            self.service.refusals[f"http_{status}"] += 1
+            self._reply(Reply(status, self._upgrade.refuse(status, error, headers), error))
+
+    def admitted(self) -> None:
+        """The application takes what waits to be admitted; nothing happens if nothing does."""
+        if self.phase is not Phase.WAITING:
+            return
+        assert self._upgrade is not None
+        outcome, self._upgrade = self._upgrade, None
         refusal = self.service.application.refusal(outcome.address)
         if refusal is not None:
             self.service.refusals[refusal.name] += 1
@@ -491,8 +522,9 @@ class Connection(ABC):
         self._reader = FrameReader(self.service.application.frame_limits(outcome), inflater)
         self.send(outcome.accept())
         self.service.application.opened(self, outcome)
-        if outcome.rest and self.phase is Phase.OPEN:
-            self.feed(outcome.rest)
+        rest, self._early = outcome.rest + self._early, b""
+        if rest and self.phase is OPEN:
+            self.feed(rest)
 
     def _reply(self, reply: Reply) -> None:
         self.service.deadlines.cancel("handshake", self)

@@ -225,12 +225,18 @@ def _page(request: Request, page: Callable[[], Page]) -> Reply | Refusal:
     return Reply(made.status, response(made.status, made.content_type, made.body, head=is_head))
 
 
-def chat_route(*, name_bytes: float = 64, room_rule: Callable[[str], str | None] = room_fault) -> Router:
+def chat_route(
+    *,
+    name_bytes: float = 64,
+    room_rule: Callable[[str], str | None] = room_fault,
+    needs_username: bool = True,
+) -> Router:
     """The route of the chat: `/ws/{room}?username={name}`, as the seed has it; for v1 clients `/ws` as well.
 
     Room or username missing or empty is 400 with the seed's own words, a doubled or invalid one 400
     with what is wrong with it, any other path 404. User names are bounded in bytes of UTF-8;
-    `room_rule` gives None for a good room name, else what is wrong with it.
+    `room_rule` gives None for a good room name, else what is wrong with it. Without `needs_username` a name may be
+    missing: an authenticator says who it is.
     """
 
     def route(request: Request) -> Route | Refusal:
@@ -243,12 +249,14 @@ def chat_route(*, name_bytes: float = 64, room_rule: Callable[[str], str | None]
                 return Refusal(404, "no such path: the chat is at /ws/{room}?username={name}")
         is_v1 = select_subprotocol(request, (JsonCodec.name,)) == JsonCodec.name
         usernames = [value for name, value in request.query if name == "username"]
-        if not any(usernames) or not (room or is_v1):
+        if (needs_username and not any(usernames)) or not (room or is_v1):
             return Refusal(400, "username is required" if is_v1 else "room and username are required")
         if len(usernames) > 1:
             return Refusal(400, "username is given more than once: send it once")
-        [username] = usernames
-        fault = (room_rule(room) if room else None) or username_fault(username, max_bytes=name_bytes, plain=not is_v1)
+        username = usernames[0] if usernames else ""
+        fault = room_rule(room) if room else None
+        if fault is None and username:
+            fault = username_fault(username, max_bytes=name_bytes, plain=not is_v1)
         return Route(room, username) if fault is None else Refusal(400, fault)
 
     return route

@@ -125,7 +125,10 @@ async def serve(
         all_pages["/metrics"] = metrics_now
     all_pages.update(pages or {})
     policy = Policy(
-        route=route or chat_route(name_bytes=limits.name_bytes, room_rule=runtime.hub.room_rule),
+        route=route
+        or chat_route(
+            name_bytes=limits.name_bytes, room_rule=runtime.hub.room_rule, needs_username=not runtime.authenticates
+        ),
         header_bytes=limits.header_bytes,
         max_headers=limits.headers,
         target_bytes=limits.target_bytes,
@@ -278,7 +281,7 @@ async def _say_goodbye(runtime: Runtime, service: Service) -> None:
         [connection for connection in service.connections if connection.phase is Phase.OPEN], DRAINING
     )
     for connection in list(service.connections):
-        if connection.phase is Phase.HANDSHAKE:
+        if connection.phase is Phase.HANDSHAKE or connection.phase is Phase.WAITING:
             connection.cut()
     if not service.connections:
         return

@@ -165,7 +165,7 @@ def test_a_large_rsa_key_has_a_long_signature() -> None:
 )
 def test_claims_become_an_identity(claims: Mapping[str, Any], username: str, rights: set[str]) -> None:
     found = identity({**CLAIMS, **claims})
-    assert (found.user, found.username, found.rights) == ("u1", username, rights)
+    assert (found.user, found.username, set(found.rights)) == ("u1", username, rights)
 
 
 def test_a_user_is_named_as_the_issuer_wrote_it() -> None:
@@ -624,7 +624,7 @@ BAD_FILES: dict[str, tuple[str | bytes, str, str]] = {
         "openssl genrsa 2048",
     ),
     "weak JWK secret": (json.dumps(_secret_jwk("short")), "has 5 bytes", "roomhub token --new-key FILE"),
-    "empty JWK secret": (json.dumps(_secret_jwk("")), "JWK of type oct is not whole", "RFC 7518 section 6"),
+    "empty JWK secret": (json.dumps(_secret_jwk("")), "is empty", "roomhub token --new-key FILE"),
     "EC": (private_pem(EC), "curve P-256", "RSA or Ed25519"),
     "EC public": (public_pem(EC), "curve P-256", "RSA or Ed25519"),
     "EC JWK": (json.dumps(EC_JWK), "curve P-256", "RSA or Ed25519"),
@@ -807,7 +807,7 @@ def test_a_key_and_a_token_from_the_command_line(tmp_path: Path) -> None:
     port = JwtAuthenticator(load_key(key), algorithms=["HS256"], audience="chat", issuer="dev")
     answer = port.verify(done.stdout.removesuffix("\n"))
     assert isinstance(answer, Identity)
-    assert (answer.user, answer.username, answer.rights) == ("u1", "Ann", {"mod", "join:team-*"})
+    assert (answer.user, answer.username, set(answer.rights)) == ("u1", "Ann", {"mod", "join:team-*"})
 
 
 def test_two_new_keys_differ(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 try:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_der_public_key
     from joserfc.errors import InvalidKeyTypeError, JoseError
     from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey
 except ImportError as error:
@@ -212,9 +214,10 @@ def _secret(value: bytes) -> KeyEntry:
             f"(RFC 7518 section 3.2); {_MAKE_ONE}"
         )
     try:
+        load_der_public_key(value)
+    except (ValueError, UnsupportedAlgorithm):
         return _entry(OctKey.import_key(value))
-    except ValueError:  # the DER of a public key
-        raise ValueError("this is a public key and no secret: give it as PEM text, or a JWK") from None
+    raise ValueError("this is a public key and no secret: give it as PEM text, or a JWK")
 
 
 def _pem(text: str) -> KeyEntry:
@@ -266,6 +269,8 @@ def _jwk(value: dict[str, Any]) -> KeyEntry:
         raise ValueError('this JSON is no JWK, for it has no "kty" (RFC 7517 section 4.1)')
     if kind is None:
         raise _Unusable('its "kty" is none of oct, RSA and OKP')
+    if value.get("k") == "":
+        return _secret(b"")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

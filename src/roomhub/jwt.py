@@ -202,7 +202,7 @@ def make_token(
         key: a secret or private key, as for ``JwtAuthenticator``. Of a set, the first one that can sign.
         user: ``sub``.
         name: the name that others see; ``user`` if not given.
-        rights: such as "mod", "mod:lobby", "join:team-*".
+        rights: such as ``mod``, ``mod:lobby``, ``join:team-*``.
         ttl_s: how many seconds from now it expires, in whole ones.
         audience: ``aud``.
         issuer: ``iss``.

@@ -28,6 +28,8 @@ PUBLIC = {
 }
 DEPENDENCIES = {"anyio", "h11", "typing_extensions", "wsproto"}
 MODULES = sorted(module.name for module in pkgutil.walk_packages(roomhub.__path__, "roomhub."))
+OF_EXTRAS = {"roomhub.jwt": "jwt", "roomhub.jwt_keys": "jwt"}
+"""Modules that need an extra, by name."""
 
 IMPORT_ALL = """
 import importlib, json, sys
@@ -102,12 +104,13 @@ def test_types_are_shipped_with_it() -> None:
     assert files("roomhub").joinpath("py.typed").is_file()
 
 
-def test_the_requirements_are_four_and_the_extras_two() -> None:
+def test_the_requirements_are_four_and_the_extras_three() -> None:
     project = tomllib.loads(Path(__file__).parent.parent.joinpath("pyproject.toml").read_text())["project"]
     assert {normalized(text) for text in project["dependencies"]} == DEPENDENCIES
-    assert set(project["optional-dependencies"]) == {"uvloop", "trio"}
-    for extra, needed in project["optional-dependencies"].items():
-        assert [normalized(text) for text in needed] == [extra]
+    extras = {
+        extra: [normalized(text) for text in needed] for extra, needed in project["optional-dependencies"].items()
+    }
+    assert extras == {"uvloop": ["uvloop"], "trio": ["trio"], "jwt": ["joserfc"]}
 
 
 def test_the_console_script_is_declared() -> None:
@@ -118,7 +121,18 @@ def test_the_console_script_is_declared() -> None:
 
 def test_every_module_can_be_imported_with_the_dependencies_alone() -> None:
     allowed = {"roomhub", *closure(DEPENDENCIES)}
-    assert DEPENDENCIES <= imported(allowed, "roomhub", *MODULES) <= allowed
+    modules = [name for name in MODULES if name not in OF_EXTRAS]
+    assert DEPENDENCIES <= imported(allowed, "roomhub", *modules) <= allowed
+
+
+@pytest.mark.parametrize(("module", "extra"), OF_EXTRAS.items())
+def test_a_module_of_an_extra_that_is_not_installed_says_what_to_install(module: str, extra: str) -> None:
+    arguments = [json.dumps(sorted({"roomhub", *closure(DEPENDENCIES)})), module]
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", IMPORT_ALL, *arguments], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith(f"pip install 'roomhub[{extra}]'")
 
 
 def test_the_hub_and_its_runtime_need_no_websockets() -> None:

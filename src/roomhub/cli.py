@@ -1,4 +1,4 @@
-"""The command line: ``roomhub serve`` and ``roomhub chat``."""
+"""The command line: ``roomhub serve``, ``roomhub chat`` and ``roomhub token``."""
 
 import argparse
 import errno
@@ -23,7 +23,7 @@ import anyio
 
 from roomhub.core.limits import FIELD_NAMES, Limits
 from roomhub.core.storage import StoreError
-from roomhub.ports import HistoryStore
+from roomhub.ports import Authenticator, HistoryStore
 from roomhub.runtime import Runtime
 from roomhub.terminal import command
 from roomhub.transports.websocket.server import choose_driver, networks, serve
@@ -37,6 +37,8 @@ DEFAULT_PORT: Final = 8080
 GC_THRESHOLD: Final = 50_000
 """How many new objects make the collector look. A server's objects live long, and what dies with a connection dies by
 reference count; at the default of 700 each look is work for nothing."""
+ALGORITHMS: Final = ("HS256", "RS256", "EdDSA", "Ed25519")
+"""Those of ``roomhub.jwt``, which is not there without its extra."""
 
 
 class UsageError(Exception):
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 for a chat that failed, 2 for what the caller can mend in one line."""
     options = _parser().parse_args(arguments)
     try:
-        return _chat(options) if options.command == "chat" else _serve(options)
+        return {"serve": _serve, "chat": _chat, "token": _token}[options.command](options)
     except UsageError as error:
         print(f"roomhub {options.command}: {error}", file=sys.stderr)
         return 2
@@ -141,6 +143,20 @@ def _parser() -> argparse.ArgumentParser:
             metavar="N",
             help=f"how many {unit} a room's history keeps in the file (default all)",
         )
+    add(
+        "--jwt-key",
+        metavar="FILE",
+        help="let in only who shows a JSON Web Token that this key verifies: PEM, JWK or a secret (needs roomhub[jwt])",
+    )
+    add(
+        "--jwt-algorithm",
+        choices=ALGORITHMS,
+        action="append",
+        default=[],
+        help="accept tokens of this algorithm alone (default those of the key's type); repeatable",
+    )
+    add("--jwt-audience", metavar="NAME", help="accept only tokens for this audience; without it, those for none")
+    add("--jwt-issuer", metavar="NAME", help="accept only tokens of this issuer")
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default info)")
     command.add_arguments(
         commands.add_parser(
@@ -152,6 +168,28 @@ def _parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
     )
+    token = commands.add_parser(
+        "token",
+        help="make a token for development, or a key to sign tokens with",
+        description="Print a JSON Web Token that a server with --jwt-key lets in. With --new-key, make a key instead: "
+        "a secret that both sides have. Needs roomhub[jwt].",
+        allow_abbrev=False,
+    )
+    add = token.add_argument
+    add("--key", metavar="FILE", help="the secret, or the private key in PEM or JWK, that signs")
+    add("--user", metavar="NAME", help="who the token is for")
+    add("--name", metavar="NAME", help="the name that others see (default that of --user)")
+    add(
+        "--right",
+        action="append",
+        default=[],
+        metavar="RIGHT",
+        help="such as mod, mod:lobby, or join:team-* for these rooms alone; repeatable",
+    )
+    add("--ttl-s", type=_positive, default=3600.0, metavar="N", help="seconds until it expires (default 3600)")
+    add("--audience", metavar="NAME", help="the --jwt-audience of the server")
+    add("--issuer", metavar="NAME", help="the --jwt-issuer of the server")
+    add("--new-key", metavar="FILE", help="write a new secret to this file, which must not be there yet")
     return parser
 
 
@@ -207,6 +245,74 @@ def _chat(options: argparse.Namespace) -> int:
         raise UsageError(str(error)) from None
 
 
+def _token(options: argparse.Namespace) -> int:
+    try:
+        from roomhub.jwt import load_key, make_token
+        from roomhub.jwt_keys import write_new_key
+    except ImportError as error:
+        raise UsageError(str(error)) from None
+    if options.new_key is not None:
+        if options.key is not None or options.user is not None:
+            raise UsageError("--new-key excludes --key and --user: make the key first, then a token with it")
+        try:
+            write_new_key(options.new_key)
+        except ValueError as error:
+            raise UsageError(f"--new-key: {error}") from None
+        print(f"{options.new_key} is a new secret for HS256: who has it can be anybody, so keep it as a password")
+        return 0
+    for flag, value in (("--key FILE", options.key), ("--user NAME", options.user)):
+        if not value:
+            raise UsageError(f"needs {flag} (a new key is made by --new-key FILE)")
+    try:
+        keys = load_key(options.key)
+        keys.signing()
+    except ValueError as error:
+        raise UsageError(f"--key: {error}") from None
+    try:
+        token = make_token(
+            keys,
+            options.user,
+            name=options.name,
+            rights=options.right,
+            ttl_s=options.ttl_s,
+            audience=options.audience,
+            issuer=options.issuer,
+        )
+    except ValueError as error:
+        raise UsageError(str(error).replace("ttl_s", "--ttl-s")) from None
+    print(token)
+    return 0
+
+
+def _authenticator(options: argparse.Namespace) -> Authenticator | None:
+    if options.jwt_key is None:
+        for flag in ("algorithm", "audience", "issuer"):
+            if getattr(options, f"jwt_{flag}") not in (None, []):
+                raise UsageError(f"--jwt-{flag} needs --jwt-key: the file with the key that verifies tokens")
+        return None
+    # Imported where it is needed: joserfc is an extra.
+    try:
+        from roomhub.jwt import JwtAuthenticator, load_key
+    except ImportError as error:
+        raise UsageError(f"--jwt-key: {error}") from None
+    try:
+        keys = load_key(options.jwt_key)
+        if not keys.algorithms:
+            raise ValueError(f"{options.jwt_key}: {keys.description} that may not verify: see its key_ops")
+    except ValueError as error:
+        raise UsageError(f"--jwt-key: {error}") from None
+    try:
+        return JwtAuthenticator(
+            keys,
+            algorithms=options.jwt_algorithm or keys.algorithms,
+            audience=options.jwt_audience,
+            issuer=options.jwt_issuer,
+        )
+    except ValueError as error:
+        flag = next((flag for flag in ("audience", "issuer") if str(error).startswith(flag)), "algorithm")
+        raise UsageError(f"--jwt-{flag}: {error}") from None
+
+
 def _serve(options: argparse.Namespace) -> int:
     limits = _limits(options.set)
     if options.uds is not None and (options.host is not None or options.port is not None):
@@ -228,6 +334,9 @@ def _serve(options: argparse.Namespace) -> int:
             raise UsageError(
                 f"--allow-origin: {origin!r} is no origin; write it as https://example.org, without a path"
             )
+    if _authenticator(options) is not None:
+        # Until Runtime has authenticator=: nobody may be let in whom the flag was to keep out.
+        raise UsageError("--jwt-key: this version cannot ask for tokens yet; leave it out")
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     _raise_open_file_limit()
     gc.set_threshold(GC_THRESHOLD, *gc.get_threshold()[1:])

@@ -334,13 +334,11 @@ def _serve(options: argparse.Namespace) -> int:
             raise UsageError(
                 f"--allow-origin: {origin!r} is no origin; write it as https://example.org, without a path"
             )
-    if _authenticator(options) is not None:
-        # Until Runtime has authenticator=: nobody may be let in whom the flag was to keep out.
-        raise UsageError("--jwt-key: this version cannot ask for tokens yet; leave it out")
+    authenticator = _authenticator(options)
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     _raise_open_file_limit()
     gc.set_threshold(GC_THRESHOLD, *gc.get_threshold()[1:])
-    run = functools.partial(_run, options, limits, tls)
+    run = functools.partial(_run, options, limits, tls, authenticator)
     try:
         anyio.run(run, backend=options.backend, backend_options=backend_options)
     except _CannotListen as error:
@@ -376,10 +374,14 @@ def _listening_port(options: argparse.Namespace) -> int | None:
     return DEFAULT_PORT if options.port is None else int(options.port)
 
 
-async def _run(options: argparse.Namespace, limits: Limits, tls: ssl.SSLContext | None) -> None:
+async def _run(
+    options: argparse.Namespace, limits: Limits, tls: ssl.SSLContext | None, authenticator: Authenticator | None
+) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with (
-            Runtime(limits=limits, slow=options.slow, history=_history(options)) as runtime,
+            Runtime(
+                limits=limits, slow=options.slow, authenticator=authenticator, history=_history(options)
+            ) as runtime,
             AsyncExitStack() as stack,
         ):
             serving = serve(
@@ -399,6 +401,8 @@ async def _run(options: argparse.Namespace, limits: Limits, tls: ssl.SSLContext 
                 server = await stack.enter_async_context(serving)
             except (OSError, UnicodeError, BaseExceptionGroup) as error:
                 raise _cannot_listen(options, error) from None
+            if authenticator is None:
+                _log.info("there is no authenticator: a username is each client's own word (--jwt-key asks for tokens)")
             print(f"listening on {server.url}", flush=True)
             async for number in signals:
                 _log.info("%s: closing %d connections", number.name, server.connections)

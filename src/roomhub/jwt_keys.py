@@ -17,8 +17,8 @@ try:
     from cryptography.hazmat.primitives.serialization import load_der_public_key
     from joserfc.errors import InvalidKeyTypeError, JoseError
     from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey
-except ImportError as error:
-    raise ImportError("roomhub.jwt needs joserfc: pip install 'roomhub[jwt]'") from error
+except ImportError as _missing:
+    raise ImportError("roomhub.jwt needs joserfc: pip install 'roomhub[jwt]'") from _missing
 
 __all__ = ["ALGORITHMS", "KeyEntry", "Keys", "load_key", "write_new_key"]
 

@@ -27,6 +27,8 @@ from roomhub.cli import _authenticator, _parser, main
 from roomhub.jwt import _REGISTRY, MAX_TOKEN_BYTES, MODERATION, JwtAuthenticator, Keys, load_key, make_token
 from roomhub.jwt_keys import write_new_key
 from roomhub.ports import Authenticator, ConnectionInfo, Identity, Refusal
+from tests.test_cli import Serving
+from tests.test_cli import refusal as refusal_of
 
 NOW_S: Final = 1_800_000_000
 SECRET: Final = "a secret of thirty-two bytes: ok"
@@ -851,7 +853,6 @@ def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("serve --jwt-issuer a", "--jwt-issuer needs --jwt-key", "file"),
         ("serve --jwt-key secret --jwt-audience=", "--jwt-audience: audience must be a name", ""),
         ("serve --jwt-key secret --jwt-issuer=", "--jwt-issuer: issuer must be a name", ""),
-        ("serve --jwt-key secret", "cannot ask for tokens yet", "leave it out"),  # until Runtime has authenticator=
     ],
 )
 def test_a_bad_flag_is_named_with_its_remedy(
@@ -884,6 +885,18 @@ def test_a_server_takes_its_keys_from_flags() -> None:
     strict = port("--jwt-key", "ed.pub", "--jwt-algorithm", "Ed25519")
     assert strict is not None
     assert "alg" in _message(strict.verify(signed(header={"alg": "EdDSA"}, sign=ED.sign)))
+
+
+def test_a_server_with_a_key_lets_in_who_shows_a_token(keys: Path) -> None:
+    flags = ("--port", "0", "--jwt-key", str(keys / "secret"), "--jwt-audience", "chat", "--log-level", "error")
+    with Serving(*flags) as serving:
+        good = make_token(SECRET, "u1", name="Ann", audience="chat")
+        for token in (None, "x", make_token(SECRET, "u1"), make_token("x" * 32, "u1", audience="chat")):
+            shown = {} if token is None else {"Authorization": f"Bearer {token}"}
+            assert refusal_of(serving, additional_headers=shown) == 401
+        with serving.connect("/ws/lobby", additional_headers={"Authorization": f"Bearer {good}"}) as ann:
+            assert '"Ann"' in str(ann.recv(10)) + str(ann.recv(10))
+        assert serving.end() == ""
 
 
 @pytest.mark.parametrize("arguments", [("token", "--key", "k", "--user", "u"), ("serve", "--jwt-key", "k")])

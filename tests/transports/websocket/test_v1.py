@@ -311,6 +311,7 @@ async def test_direct_messages(driver: Driver) -> None:
 
 
 async def test_presence_has_devices_and_metadata(driver: Driver) -> None:
+    """Row 64: the same user twice is one entry with two devices."""
     async with serving(driver) as world:
         ann, ben = await join(world, "ann"), await join(world, "ben")
         await ben.say("presence", id=1, room="lobby", meta={"mood": "fine"})
@@ -463,3 +464,121 @@ async def test_a_flood_of_pings_is_over_the_rate_too(driver: Driver) -> None:
         assert [seen.opcode for seen in frames] == [PONG] * 5 + [TEXT, CLOSE]
         assert json.loads(frames[5].payload)["name"] == "rate_limited"
         assert close_of(frames[6]) == (4103, "rate_limited")
+
+
+# -- load and races ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_client_that_takes_nothing_for_too_long(driver: Driver) -> None:
+    """Row 56: however far one may lag, a write must make progress."""
+    far = {"v1_lag_messages": float("inf"), "lag_bytes": float("inf"), "direct_bytes": float("inf")}
+    async with serving(driver, limits=Limits(message_burst=10_000, **far)) as world:
+        ann = await join(world, "ann")
+        await join(world, "ben")
+        for number in range(400):
+            await ann.ask("chat", id=number, room="lobby", content="x" * 20_000)
+        assert world.runtime.statistics().evictions == {}
+        world.clock.advance(11)
+        await until(lambda: world.runtime.statistics().evictions == {"slow_consumer": 1})
+        assert (await ann.ask("ping", id="p"))["type"] == "pong"
+
+
+async def test_a_flood_of_rooms(driver: Driver) -> None:
+    """Row 57: a cap for each client and in all, and empty rooms go."""
+    limits = Limits(rooms_per_client=3, rooms=5, room_linger_s=2)
+    async with serving(driver, limits=limits) as world:
+        ann, ben = await connect(world, "ann"), await connect(world, "ben")
+        names = [(await ann.ask("join", id=n, room=f"a{n}")).get("name") for n in range(4)]
+        assert names == [None, None, None, "rate_limited"]
+        names = [(await ben.ask("join", id=n, room=f"b{n}")).get("name") for n in range(3)]
+        assert names == [None, None, "over_capacity"]
+        for n in range(3):
+            await ann.ask("leave", id=f"leave {n}", room=f"a{n}")
+        world.clock.advance(2)
+        await until(lambda: len(world.runtime.hub._rooms) == 2)
+
+
+async def test_many_come_back_at_once(driver: Driver) -> None:
+    """Row 61: each is resumed, and who joins another room meanwhile is served. The advice has a range: see the drain."""
+    async with serving(driver) as world:
+        ann = await join(world, "ann")
+        crowd = [await connect(world, f"u{number}") for number in range(20)]
+        for client in crowd:
+            await client.ask("join", id="join", room="lobby")
+        for client in crowd:
+            client.peer.reset()
+        await until(lambda: world.server.connections == 1)
+        said = await ann.ask("chat", id=1, room="lobby", content="while they were gone")
+        since = {"lobby": {"epoch": said["epoch"], "offset": 0}}
+
+        async def come_back(number: int) -> None:
+            secret = crowd[number].welcome["session"]
+            client = await connect(world, f"u{number}", resume={"session": secret, "rooms": since})
+            assert client.welcome["resumed"]
+            await client.hear_until("chat", content="while they were gone")
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(20):
+                tasks.start_soon(come_back, number)
+            new = await connect(world, "new")
+            assert (await new.ask("join", id=0, room="elsewhere"))["type"] == "ok"
+            assert (await new.ask("chat", id=1, room="elsewhere", content="hi"))["type"] == "ok"
+
+
+async def test_who_is_put_out_while_the_room_goes_on_leaves_once(driver: Driver) -> None:
+    """Row 62: one leave, in its place among the chats that the others hear, none of which is missing."""
+    limits = Limits(v1_lag_messages=20, message_burst=10_000, presence_grace_s=0)
+    async with serving(driver, limits=limits) as world:
+        ann, cy = await join(world, "ann"), await join(world, "cy")
+        await join(world, "ben")
+        number = 0
+        while not world.runtime.statistics().evictions:
+            number += 1
+            await ann.ask("chat", id=number, room="lobby", content="x" * 20_000)
+            while (heard := await cy.hear())["type"] != "chat":
+                assert heard["type"] in ("user_joined", "user_left")
+            assert heard["offset"] == number
+        await ann.ask("chat", id="last", room="lobby", content="last")
+        *heard_, last = await cy.hear_until("chat", content="last")
+        assert [message["type"] for message in heard_] in (["user_left"], [])
+        assert last["offset"] == number + 1
+
+
+async def test_a_join_races_the_last_leave(driver: Driver) -> None:
+    """Row 63: never a room without anybody in it, nor anybody in a room that is not there."""
+    async with serving(driver, limits=Limits(room_linger_s=0, join_rate_per_s=float("inf"))) as world:
+        ann, ben = await connect(world, "ann"), await connect(world, "ben")
+        inside, outside = ann, ben
+        await inside.ask("join", id="j", room="lobby")
+        for number in range(50):
+            await inside.say("leave", id=f"l{number}", room="lobby")
+            await outside.say("join", id=f"j{number}", room="lobby")
+            for client, id_ in ((inside, f"l{number}"), (outside, f"j{number}")):
+                assert (await client.hear_until("ok", id=id_))[-1]["type"] == "ok"
+            assert len(world.runtime.members("lobby")) == 1
+            inside, outside = outside, inside
+        await inside.ask("leave", id="end", room="lobby")
+        assert not world.runtime.hub._rooms
+
+
+async def test_what_the_program_raises_costs_that_message_alone(
+    driver: Driver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Row 66."""
+
+    def rewrite(message: Any) -> str:
+        if message.content == "bad":
+            raise LookupError(message.content)
+        return str(message.content)
+
+    def hear(message: Any) -> None:
+        raise LookupError("in on_message")
+
+    clock = ManualClock()
+    runtime = Runtime(clock=clock, rewrite_message=rewrite, on_message=hear)
+    async with serving(driver, runtime=runtime, clock=clock) as world:
+        ann = await join(world, "ann")
+        assert (await ann.ask("chat", id=1, room="lobby", content="bad"))["name"] == "forbidden"
+        assert (await ann.ask("dm", id=2, to="ann", content="bad"))["name"] == "forbidden"
+        assert (await ann.ask("chat", id=3, room="lobby", content="good"))["offset"] == 1
+    assert len(caplog.records) == 3

@@ -499,7 +499,7 @@ async def test_a_flood_of_rooms(driver: Driver) -> None:
 
 
 async def test_many_come_back_at_once(driver: Driver) -> None:
-    """Row 61: each is resumed, and who joins another room meanwhile is served. The advice has a range: see the drain."""
+    """Row 61: each is resumed, and who joins another room meanwhile is served. For the advice see the drain."""
     async with serving(driver) as world:
         ann = await join(world, "ann")
         crowd = [await connect(world, f"u{number}") for number in range(20)]

@@ -45,6 +45,8 @@ def test_a_token_says_who_it_is() -> None:
     play = guarded() >> unknown()
     order = hello(play)
     assert (order.client, order.token, repr(order)) == ("ann", "t", "Authenticate('ann')")
+    assert repr(Authenticated(order.ref, None)) == "Authenticated(None)"
+    assert play.hub.authenticates
     play << Nothing() >> Authenticated(order.ref, ANN)
     [welcome] = play.hear("ann")
     assert (welcome["user"], welcome["username"], "expires_ms" in welcome) == ("u1", "Ann", False)

@@ -247,6 +247,46 @@ async def test_leaving_says_goodbye() -> None:
         assert closes[0].code == 1000
 
 
+async def test_who_leaves_is_gone_at_once() -> None:
+    async with serving("reactor") as world, dial(world.server.url) as ann:
+        await ann.join("lobby")
+        async with dial(world.server.url, "ben") as ben:
+            await ben.join("lobby")
+            assert (await hear(ann, Joined)).member.user == "ann"
+            assert (await hear(ann, Joined)).member.user == "ben"
+        left = await hear(ann, Left)  # the time of this server stands still, so no grace ends
+        assert (left.member.user, left.reason) == ("ben", "")
+
+
+async def test_whose_connection_breaks_is_shown_until_the_grace_is_over() -> None:
+    async with serving("reactor") as world, cable_to(world.server.port) as cable, dial(world.server.url) as ann:
+        await ann.join("lobby")
+        async with dial(cable.url, "ben") as ben:
+            lobby = await ben.join("lobby")
+            await until(lambda: "ben" in ann.rooms["lobby"].members)
+            cable.cut()
+            await hear(ben, Disconnected)
+            cable.mend()
+            await lobby.send("back")
+            heard = []
+            while not isinstance(event := await anext(ann), Message):
+                heard.append(event)
+            assert not any(isinstance(event, Left) for event in heard)
+
+
+async def test_leaving_does_not_wait_for_a_server_that_is_dead() -> None:
+    async def script(line: Line) -> None:
+        await line.open()
+        join = await line.hear_kind("join")
+        await line.say("ok", id=join["id"], room="lobby", epoch="e", offset=0, recovered="none", rev=0, users=[])
+        await never()
+
+    async with scripted(script) as url:
+        with anyio.fail_after(5):
+            async with dial(url) as ann:
+                await ann.join("lobby")
+
+
 async def test_the_iteration_ends_with_the_chat() -> None:
     async with serving("reactor") as world, anyio.create_task_group() as tasks:
         heard: list[Event] = []

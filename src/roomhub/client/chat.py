@@ -123,6 +123,9 @@ def connect(
 class Chat:
     """A connection to a chat that mends itself; made by ``connect``.
 
+    Leaving the ``async with`` leaves the rooms too, at once for whoever is there. Only a program that is cancelled or
+    killed, or whose connection breaks, is shown as there until the server's ``presence_grace_s`` is over.
+
     Iterate over it for what happens. The iteration ends when the ``async with`` does, or raises ``StayAway`` when the
     server wants this client no more. If several tasks iterate, each event goes to one of them.
 
@@ -357,7 +360,10 @@ class Chat:
         """Something happened: there may be something to send, and another time at which to wake."""
         self._work.set()
         if self._sending is not None and self._protocol.is_hanging_up:
-            self._sending.cancel()  # a server that takes nothing must not keep us
+            if self._protocol.final is None:
+                self._sending.cancel()  # a server that takes nothing must not keep us
+            else:  # half a frame is no goodbye: what is being written may end, in time for the leaving to follow it
+                self._sending.deadline = min(self._sending.deadline, anyio.current_time() + CLOSE_TIMEOUT_S / 2)
         self._reschedule()
 
     def _reschedule(self) -> None:

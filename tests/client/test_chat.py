@@ -325,7 +325,9 @@ def test_a_chat_that_was_not_entered_cannot_be_asked() -> None:
 @pytest.mark.parametrize(
     ("url", "fault"),
     [
-        ("http://x/ws", "ws://"), ("x", "ws://"), ("ws:///ws", "host"), ("ws://x:99999/", "[Pp]ort"),
+        ("http://x/ws", "ws://"), ("x", "ws://"), ("ws:///ws", "host"), ("ws://x:99999/", "port.* not '99999'"),
+        ("ws://x:ninety/", "port.* not 'ninety'"), ("ws://x:0/", "port.* not '0'"), ("ws://[x/", "host"),
+        ("localhost:8080/ws", "not 'localhost:8080/ws'"), ("http://x", "not 'http://'"),
         ("ws://ü/", "ASCII"),
         ("ws://a:b@x/", "token"), ("ws://x/#f", "fragment"), ("ws://x/ws?username=b", "once"),
     ],
@@ -436,7 +438,7 @@ async def test_a_server_that_never_answers_the_handshake() -> None:
         await never()
 
     async with scripted(script) as url:
-        with pytest.raises(ConnectFailed, match=r"no connection in 0\.1 s"):
+        with pytest.raises(ConnectFailed, match=r"no connection to .* in 0\.1 s"):
             async with dial(url, open_timeout_s=0.1):
                 pass
 
@@ -444,9 +446,12 @@ async def test_a_server_that_never_answers_the_handshake() -> None:
 async def test_nobody_listens() -> None:
     async with scripted(lambda line: line.open()) as url:
         pass
-    with pytest.raises(ConnectFailed, match="refused"):
-        async with dial(url, open_timeout_s=0.2):
+    faults: list[str] = []
+    with pytest.raises(ConnectFailed, match=f"no connection to {url}/ws in .*refused"):
+        async with dial(url, open_timeout_s=0.2, on_fault=faults.append):
             pass
+    assert len(faults) > 1
+    assert faults[0].startswith(f"{url.removeprefix('ws://')}: ")
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 302, 200])

@@ -333,7 +333,16 @@ def said(capfd: pytest.CaptureFixture[str]) -> str:
 
 def test_nobody_is_there(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["chat", "ws://127.0.0.1:1/ws?username=ann", "--wait", "0.2"]) == 1
-    assert re.match(r"roomhub chat: no connection in 0\.2 s: .*refused", said(capfd))
+    first, last = capfd.readouterr().err.splitlines()
+    assert re.fullmatch(r"roomhub chat: 127\.0\.0\.1:1: .*refused; trying for 0\.2 s", first)
+    assert re.fullmatch(r"roomhub chat: no connection to ws://127\.0\.0\.1:1/ws in 0\.2 s: .*refused", last)
+
+
+def test_a_name_that_no_server_has(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["chat", "ws://nobody.invalid/ws?username=ann", "--wait", "0.5"]) == 1
+    first = capfd.readouterr().err.splitlines()[0]
+    assert first.startswith("roomhub chat: nobody.invalid: ")
+    assert "Errno" not in first
 
 
 def test_the_server_says_no(server: Serving, capfd: pytest.CaptureFixture[str]) -> None:
@@ -347,6 +356,12 @@ def test_the_server_says_no(server: Serving, capfd: pytest.CaptureFixture[str]) 
         (["http://x"], "ws://"), (["ws://x", "--token-file", "/nonexistent"], "--token-file"),
         (["wss://x", "--ca-file", "/nonexistent"], "--ca-file"),
         (["ws://x/ws?username=a", "--username", "b"], "once"),
+        (["foo"], "begins with ws:// or wss://, not 'foo'"),
+        (["ws://x:ninety/ws"], "the port in a chat's URL is a number from 1 to 65535, not 'ninety'"),
+        (["ws://[x/ws"], "names a host"),
+        (["ws://x/ws/lob%20by"], "the room of the URL, 'lob by': room may only contain letters"),
+        (["ws://x/ws", "--room", "a b"], "--room, 'a b': room may only contain letters"),
+        (["ws://x/ws", "--room", ""], "room is empty"),
     ],
 )  # fmt: skip
 def test_what_the_caller_can_mend(arguments: list[str], fault: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -140,8 +140,8 @@ def test_two_people_talk(server: Serving) -> None:
         ann.type("/who\r")
         ann.sees(r"\* in lobby: ann, ben")
         ann.type("/dm ben psst you\r")
-        ben.sees(r"to you ann: psst you")
-        ann.sees(r"to ben ann: psst you")
+        ben.sees(r"^\d\d:\d\d ann to you: psst you$")
+        ann.sees(r"^\d\d:\d\d you to ben: psst you$")
         ann.type("/join kitchen\r")
         ann.line_is("kitchen> ")
         ann.type("//not a command\r")
@@ -153,10 +153,13 @@ def test_two_people_talk(server: Serving) -> None:
         ann.sees(r"/nonsense: see /help")
         ann.sees(r"usage: /dm USER TEXT")
         ann.sees(r"^/who +who is here")
+        ann.sees(r"clients of the plain dialect do not see it")
         ann.sees(r"not done: room may only contain")
         ann.type("/quit\r")
         ann.ends()
-        ben.sees(r"\* ann left lobby|ann left")
+        left = time.monotonic()
+        ben.sees(r"\* ann left lobby")
+        assert time.monotonic() - left < 5, "not after the grace of 10 s"
         ben.type("\x04")
         ben.ends()
 
@@ -259,6 +262,26 @@ def test_requests_and_events_as_json(server: Serving, backend: str) -> None:
     kinds = [item["type"] for item in heard if "line" not in item]
     assert kinds[0] == "connected"
     assert {"user_joined", "chat"} <= set(kinds)
+
+
+def test_the_end_of_input_leaves_at_once(server: Serving) -> None:
+    with Terminal(f"{server.url}/ws/lobby", "--username", "ann") as ann:
+        ann.sees("you are in lobby")
+        piped(server, "bot", [{"type": "join", "room": "lobby"}])
+        ended = time.monotonic()
+        ann.sees(r"\* bot left lobby")
+        assert time.monotonic() - ended < 5
+
+
+def test_events_have_the_names_of_the_protocol(server: Serving) -> None:
+    heard = piped(
+        server, "ann", [{"type": "chat", "room": "lobby", "content": "x"}, {"type": "dm", "to": "ann", "content": "y"}],
+        "--room", "lobby",
+    )  # fmt: skip
+    assert not any("ts_ms" in item for item in heard)
+    assert {item["type"] for item in heard if "ts" in item and "line" not in item} == {"chat", "dm"}
+    kinds = [(item["type"], item.get("room")) for item in heard if "line" not in item]
+    assert kinds.index(("ok", "lobby")) < kinds.index(("user_joined", "lobby"))
 
 
 def test_a_bad_line_is_told_with_its_number_and_disturbs_nothing(server: Serving) -> None:

@@ -247,6 +247,46 @@ async def test_leaving_says_goodbye() -> None:
         assert closes[0].code == 1000
 
 
+async def test_who_leaves_is_gone_at_once() -> None:
+    async with serving("reactor") as world, dial(world.server.url) as ann:
+        await ann.join("lobby")
+        async with dial(world.server.url, "ben") as ben:
+            await ben.join("lobby")
+            assert (await hear(ann, Joined)).member.user == "ann"
+            assert (await hear(ann, Joined)).member.user == "ben"
+        left = await hear(ann, Left)  # the time of this server stands still, so no grace ends
+        assert (left.member.user, left.reason) == ("ben", "")
+
+
+async def test_whose_connection_breaks_is_shown_until_the_grace_is_over() -> None:
+    async with serving("reactor") as world, cable_to(world.server.port) as cable, dial(world.server.url) as ann:
+        await ann.join("lobby")
+        async with dial(cable.url, "ben") as ben:
+            lobby = await ben.join("lobby")
+            await until(lambda: "ben" in ann.rooms["lobby"].members)
+            cable.cut()
+            await hear(ben, Disconnected)
+            cable.mend()
+            await lobby.send("back")
+            heard = []
+            while not isinstance(event := await anext(ann), Message):
+                heard.append(event)
+            assert not any(isinstance(event, Left) for event in heard)
+
+
+async def test_leaving_does_not_wait_for_a_server_that_is_dead() -> None:
+    async def script(line: Line) -> None:
+        await line.open()
+        join = await line.hear_kind("join")
+        await line.say("ok", id=join["id"], room="lobby", epoch="e", offset=0, recovered="none", rev=0, users=[])
+        await never()
+
+    async with scripted(script) as url:
+        with anyio.fail_after(5):
+            async with dial(url) as ann:
+                await ann.join("lobby")
+
+
 async def test_the_iteration_ends_with_the_chat() -> None:
     async with serving("reactor") as world, anyio.create_task_group() as tasks:
         heard: list[Event] = []
@@ -285,7 +325,9 @@ def test_a_chat_that_was_not_entered_cannot_be_asked() -> None:
 @pytest.mark.parametrize(
     ("url", "fault"),
     [
-        ("http://x/ws", "ws://"), ("x", "ws://"), ("ws:///ws", "host"), ("ws://x:99999/", "[Pp]ort"),
+        ("http://x/ws", "ws://"), ("x", "ws://"), ("ws:///ws", "host"), ("ws://x:99999/", "port.* not '99999'"),
+        ("ws://x:ninety/", "port.* not 'ninety'"), ("ws://x:0/", "port.* not '0'"), ("ws://[x/", "host"),
+        ("localhost:8080/ws", "not 'localhost:8080/ws'"), ("http://x", "not 'http://'"),
         ("ws://ü/", "ASCII"),
         ("ws://a:b@x/", "token"), ("ws://x/#f", "fragment"), ("ws://x/ws?username=b", "once"),
     ],
@@ -396,7 +438,7 @@ async def test_a_server_that_never_answers_the_handshake() -> None:
         await never()
 
     async with scripted(script) as url:
-        with pytest.raises(ConnectFailed, match=r"no connection in 0\.1 s"):
+        with pytest.raises(ConnectFailed, match=r"no connection to .* in 0\.1 s"):
             async with dial(url, open_timeout_s=0.1):
                 pass
 
@@ -404,9 +446,12 @@ async def test_a_server_that_never_answers_the_handshake() -> None:
 async def test_nobody_listens() -> None:
     async with scripted(lambda line: line.open()) as url:
         pass
-    with pytest.raises(ConnectFailed, match="refused"):
-        async with dial(url, open_timeout_s=0.2):
+    faults: list[str] = []
+    with pytest.raises(ConnectFailed, match=f"no connection to {url}/ws in .*refused"):
+        async with dial(url, open_timeout_s=0.2, on_fault=faults.append):
             pass
+    assert len(faults) > 1
+    assert faults[0].startswith(f"{url.removeprefix('ws://')}: ")
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 302, 200])

@@ -1033,3 +1033,39 @@ class Courses(RuleBasedStateMachine):
 
 
 TestCourses = Courses.TestCase
+
+
+# -- leaving -----------------------------------------------------------------------------------------------------------
+
+
+def test_closing_leaves_the_rooms_before_it_hangs_up() -> None:
+    talk = talk_in_lobby()
+    talk.join("attic")
+    pending = talk.client.join("cellar", math.inf)
+    talk.read()
+    talk.client.join("roof", math.inf)  # which is not sent yet, nor ever
+    talk.client.close(ChatClosed("enough"))
+    assert talk.client.is_hanging_up
+    assert [(frame["type"], frame["room"]) for frame in talk.read()] == [
+        ("leave", "lobby"),
+        ("leave", "attic"),
+        ("leave", "cellar"),
+    ]
+    assert talk.orders[-1] == HangUp(1000, "")
+    assert isinstance(pending.error, ChatClosed)
+
+
+def test_closing_without_a_connection_leaves_nothing() -> None:
+    talk = talk_in_lobby()
+    talk.breaks()
+    talk.client.close(ChatClosed("enough"))
+    talk.turn()
+    assert (talk.sent, talk.orders[-1]) == ([], HangUp(1000, ""))
+
+
+def test_a_message_over_the_servers_bound_is_refused_with_a_round_number() -> None:
+    talk = talk_in_lobby()
+    request = talk.say("x" * 70_000)
+    talk.turn()
+    assert isinstance(request.error, RequestRefused)
+    assert request.error.message == "the message is over 65536 bytes: send less"

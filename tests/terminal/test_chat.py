@@ -140,8 +140,8 @@ def test_two_people_talk(server: Serving) -> None:
         ann.type("/who\r")
         ann.sees(r"\* in lobby: ann, ben")
         ann.type("/dm ben psst you\r")
-        ben.sees(r"to you ann: psst you")
-        ann.sees(r"to ben ann: psst you")
+        ben.sees(r"^\d\d:\d\d ann to you: psst you$")
+        ann.sees(r"^\d\d:\d\d you to ben: psst you$")
         ann.type("/join kitchen\r")
         ann.line_is("kitchen> ")
         ann.type("//not a command\r")
@@ -153,10 +153,13 @@ def test_two_people_talk(server: Serving) -> None:
         ann.sees(r"/nonsense: see /help")
         ann.sees(r"usage: /dm USER TEXT")
         ann.sees(r"^/who +who is here")
+        ann.sees(r"clients of the plain dialect do not see it")
         ann.sees(r"not done: room may only contain")
         ann.type("/quit\r")
         ann.ends()
-        ben.sees(r"\* ann left lobby|ann left")
+        left = time.monotonic()
+        ben.sees(r"\* ann left lobby")
+        assert time.monotonic() - left < 5, "not after the grace of 10 s"
         ben.type("\x04")
         ben.ends()
 
@@ -261,6 +264,26 @@ def test_requests_and_events_as_json(server: Serving, backend: str) -> None:
     assert {"user_joined", "chat"} <= set(kinds)
 
 
+def test_the_end_of_input_leaves_at_once(server: Serving) -> None:
+    with Terminal(f"{server.url}/ws/lobby", "--username", "ann") as ann:
+        ann.sees("you are in lobby")
+        piped(server, "bot", [{"type": "join", "room": "lobby"}])
+        ended = time.monotonic()
+        ann.sees(r"\* bot left lobby")
+        assert time.monotonic() - ended < 5
+
+
+def test_events_have_the_names_of_the_protocol(server: Serving) -> None:
+    heard = piped(
+        server, "ann", [{"type": "chat", "room": "lobby", "content": "x"}, {"type": "dm", "to": "ann", "content": "y"}],
+        "--room", "lobby",
+    )  # fmt: skip
+    assert not any("ts_ms" in item for item in heard)
+    assert {item["type"] for item in heard if "ts" in item and "line" not in item} == {"chat", "dm"}
+    kinds = [(item["type"], item.get("room")) for item in heard if "line" not in item]
+    assert kinds.index(("ok", "lobby")) < kinds.index(("user_joined", "lobby"))
+
+
 def test_a_bad_line_is_told_with_its_number_and_disturbs_nothing(server: Serving) -> None:
     requests = [
         "not json", '{"type":"sing"}', '{"type":"chat"}', '{"type":"chat","room":"attic","content":"x"}', "[1]",
@@ -333,7 +356,16 @@ def said(capfd: pytest.CaptureFixture[str]) -> str:
 
 def test_nobody_is_there(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["chat", "ws://127.0.0.1:1/ws?username=ann", "--wait", "0.2"]) == 1
-    assert re.match(r"roomhub chat: no connection in 0\.2 s: .*refused", said(capfd))
+    first, last = capfd.readouterr().err.splitlines()
+    assert re.fullmatch(r"roomhub chat: 127\.0\.0\.1:1: .*refused; trying for 0\.2 s", first)
+    assert re.fullmatch(r"roomhub chat: no connection to ws://127\.0\.0\.1:1/ws in 0\.2 s: .*refused", last)
+
+
+def test_a_name_that_no_server_has(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["chat", "ws://nobody.invalid/ws?username=ann", "--wait", "0.5"]) == 1
+    first = capfd.readouterr().err.splitlines()[0]
+    assert first.startswith("roomhub chat: nobody.invalid: ")
+    assert "Errno" not in first
 
 
 def test_the_server_says_no(server: Serving, capfd: pytest.CaptureFixture[str]) -> None:
@@ -347,6 +379,12 @@ def test_the_server_says_no(server: Serving, capfd: pytest.CaptureFixture[str]) 
         (["http://x"], "ws://"), (["ws://x", "--token-file", "/nonexistent"], "--token-file"),
         (["wss://x", "--ca-file", "/nonexistent"], "--ca-file"),
         (["ws://x/ws?username=a", "--username", "b"], "once"),
+        (["foo"], "begins with ws:// or wss://, not 'foo'"),
+        (["ws://x:ninety/ws"], "the port in a chat's URL is a number from 1 to 65535, not 'ninety'"),
+        (["ws://[x/ws"], "names a host"),
+        (["ws://x/ws/lob%20by"], "the room of the URL, 'lob by': room may only contain letters"),
+        (["ws://x/ws", "--room", "a b"], "--room, 'a b': room may only contain letters"),
+        (["ws://x/ws", "--room", ""], "room is empty"),
     ],
 )  # fmt: skip
 def test_what_the_caller_can_mend(arguments: list[str], fault: str, capfd: pytest.CaptureFixture[str]) -> None:

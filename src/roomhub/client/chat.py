@@ -2,6 +2,7 @@
 
 import math
 import os
+import socket
 import ssl
 import sys
 from collections import deque
@@ -10,6 +11,7 @@ from importlib.metadata import version
 from random import random as chance
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self, TypeAlias
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import anyio
@@ -73,6 +75,7 @@ def connect(
     backoff: Backoff = Backoff(),  # noqa: B008  # immutable
     random: Callable[[], float] = chance,
     clock: Clock | None = None,
+    on_fault: Callable[[str], object] | None = None,
 ) -> "Chat":
     """A client of the chat at this URL; it connects as it is entered, and stays connected until it is left.
 
@@ -98,12 +101,14 @@ def connect(
         backoff: the delays before connecting again.
         random: gives numbers from 0 to less than 1.
         clock: where time comes from.
+        on_fault: called with what went wrong each time that a try fails before the first connection, such as
+            ``"127.0.0.1:9: Connection refused"``: more tries follow. Later ones are told by ``Disconnected``.
 
     Raises:
         ValueError: the URL is none of a chat's, or names two users; the message says what to mend.
     """
     return Chat(
-        parse_url(url, username),
+        address_of(url, username),
         ClientProtocol(
             key=lambda: uuid4().hex,
             random=random,
@@ -117,11 +122,34 @@ def connect(
         timeout_s=timeout_s,
         buffer=buffer,
         clock=SystemClock() if clock is None else clock,
+        on_fault=on_fault,
     )
+
+
+def address_of(url: str, username: str | None = None) -> Address:
+    """Read the URL of a chat. Raises ValueError with words that say what to mend, none of Python's."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError("a chat's URL names a host, such as ws://chat.example/ws or ws://[::1]:8080/ws") from None
+    if parts.scheme not in ("ws", "wss"):
+        scheme, separator, _ = url.partition("://")
+        raise ValueError(f"a chat's URL begins with ws:// or wss://, not {(scheme + separator)[:64]!r}")
+    try:
+        is_port = parts.port != 0
+    except ValueError:
+        is_port = False
+    if not is_port:
+        port = parts.netloc.rpartition(":")[2]
+        raise ValueError(f"the port in a chat's URL is a number from 1 to 65535, not {port[:64]!r}")
+    return parse_url(url, username)
 
 
 class Chat:
     """A connection to a chat that mends itself; made by ``connect``.
+
+    Leaving the ``async with`` leaves the rooms too, at once for whoever is there. Only a program that is cancelled or
+    killed, or whose connection breaks, is shown as there until the server's ``presence_grace_s`` is over.
 
     Iterate over it for what happens. The iteration ends when the ``async with`` does, or raises ``StayAway`` when the
     server wants this client no more. If several tasks iterate, each event goes to one of them.
@@ -142,6 +170,7 @@ class Chat:
         timeout_s: float,
         buffer: int,
         clock: Clock,
+        on_fault: Callable[[str], object] | None = None,
     ) -> None:
         self._address = address
         self._protocol = protocol
@@ -151,6 +180,7 @@ class Chat:
         self._timeout_s = timeout_s
         self._most_events = buffer
         self._clock = clock
+        self._on_fault = on_fault
         self._rooms: dict[str, Room] = {}
         self._events: deque[Event] = deque()
         self._tasks: TaskGroup | None = None
@@ -177,7 +207,10 @@ class Chat:
             with anyio.move_on_after(self._open_timeout_s):
                 await self._opened.wait()
             if not self._opened.is_set():
-                raise ConnectFailed(f"no connection in {self._open_timeout_s:g} s: {self._last_fault}")
+                # Its query is left out: a token may be in it.
+                scheme, path = "wss" if self._address.is_secure else "ws", self._address.target.partition("?")[0]
+                url = f"{scheme}://{self._address.authority}{path}"
+                raise ConnectFailed(f"no connection to {url} in {self._open_timeout_s:g} s: {self._last_fault}")
             if self._protocol.final is not None:
                 raise self._protocol.final
         except BaseException as error:
@@ -357,7 +390,10 @@ class Chat:
         """Something happened: there may be something to send, and another time at which to wake."""
         self._work.set()
         if self._sending is not None and self._protocol.is_hanging_up:
-            self._sending.cancel()  # a server that takes nothing must not keep us
+            if self._protocol.final is None:
+                self._sending.cancel()  # a server that takes nothing must not keep us
+            else:  # half a frame is no goodbye: what is being written may end, in time for the leaving to follow it
+                self._sending.deadline = min(self._sending.deadline, anyio.current_time() + CLOSE_TIMEOUT_S / 2)
         self._reschedule()
 
     def _reschedule(self) -> None:
@@ -438,6 +474,8 @@ class Chat:
                 events = protocol.lost(end, self._clock.now())
                 if self._opened.is_set():
                     self._emit(events)
+                elif self._on_fault is not None and protocol.final is None:
+                    self._on_fault(f"{self._address.authority}: {end.reason}")
                 self._changed()
         finally:
             self._parted.set()
@@ -702,8 +740,10 @@ def _fault(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, BaseExceptionGroup):
         return _fault(error.exceptions[0])
+    if isinstance(error, socket.gaierror) and error.strerror:
+        return error.strerror
     number = error.errno if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else None
-    if number is not None and number > 0:  # those below are of getaddrinfo
+    if number is not None and number > 0:
         return os.strerror(number)
     return str(error) or type(error).__name__
 

@@ -183,6 +183,10 @@ class Outbox:
                 return request
         return None
 
+    def sent(self, kind: str) -> list[Request]:
+        """The requests of this kind that are on their way, on this connection."""
+        return [item for item in self._requests.values() if item.kind == kind and item.sent_at is not None]
+
     def pace(self, rate_per_s: float, burst: float) -> None:
         """A connection begins, on which the server takes so many messages."""
         self._every_s = 1 / (rate_per_s * RATE_SHARE) if 0 < rate_per_s < math.inf else 0.0

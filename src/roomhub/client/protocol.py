@@ -252,7 +252,7 @@ class ClientProtocol:
                 if len(text) * 4 > most_bytes and len(text.encode()) > most_bytes:
                     # The server would close with 1009, and again each time that it is sent.
                     self.outbox.forget(request.id)
-                    error = f"the message is over {most_bytes} bytes: send less"
+                    error = f"the message is over {most_bytes:.0f} bytes: send less"
                     request.finish(error=RequestRefused("too_large", 413, error, room=request.room))
                 else:
                     orders.append(text)
@@ -261,13 +261,28 @@ class ClientProtocol:
     @property
     def is_hanging_up(self) -> bool:
         """``pull`` has a ``HangUp``."""
-        return bool(self._orders) and isinstance(self._orders[0], HangUp)
+        return bool(self._orders) and isinstance(self._orders[-1], HangUp)
 
     def close(self, error: Exception) -> None:
-        """The program has enough: hang up, and fail with this error what waits. Nothing happens where it is over."""
+        """The program has enough: leave the rooms, hang up, and fail with this error what waits.
+
+        Without the leaving its user would be shown as there until the grace of a broken connection is over. Nothing
+        happens where it is over.
+        """
         if self.phase is not Phase.OVER:
+            leaves = self._leaves()
             self.over(error)
-            self._orders = [HangUp(1000, "")]
+            self._orders = [*leaves, HangUp(1000, "")]
+
+    def _leaves(self) -> list[Order]:
+        """What leaves every room where the server has us, or may have us by a join that it has not answered."""
+        if self.phase is not Phase.OPEN:
+            return []
+        rooms = [name for name, state in self.rooms.items() if state.is_joined and not name.startswith("@")]
+        asked = [request.fields["room"] for request in self.outbox.sent("join")]
+        return [
+            _encode("leave", {"id": self.outbox.new_id(), "room": name}) for name in dict.fromkeys([*rooms, *asked])
+        ]
 
     def over(self, error: Exception) -> None:
         """Nothing goes on: every request fails with this error."""

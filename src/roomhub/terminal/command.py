@@ -3,6 +3,7 @@
 import argparse
 import functools
 import getpass
+import math
 import os
 import re
 import ssl
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
 import anyio
+
+from roomhub.core.names import room_fault
 
 if TYPE_CHECKING:
     from roomhub.client import Chat, Token
@@ -63,8 +66,18 @@ def chat(options: argparse.Namespace) -> int:
     """
     # Imported where it is needed: a server has no use for it.
     from roomhub.client import ChatError, connect
+    from roomhub.client.chat import address_of
     from roomhub.terminal.text import clean
 
+    faults = 0
+
+    def on_fault(fault: str) -> None:
+        nonlocal faults
+        faults += 1
+        if faults == 1:
+            print(f"roomhub chat: {clean(fault)}; trying for {options.wait:g} s", file=sys.stderr, flush=True)
+
+    address_of(options.url)
     url, rooms = _url_and_rooms(options.url, options.room)
     connection = connect(
         url,
@@ -72,6 +85,7 @@ def chat(options: argparse.Namespace) -> int:
         token=_token(options.token_file),
         ssl_context=_authorities(options.ca_file),
         open_timeout_s=options.wait,
+        on_fault=on_fault,
     )
     run = functools.partial(_run, connection, rooms, options.history, options.json)
     try:
@@ -120,12 +134,25 @@ def _first(error: BaseException) -> Exception:
 
 
 def _url_and_rooms(url: str, rooms: list[str]) -> tuple[str, list[str]]:
-    """The server's own address for v1, and the rooms; one in the path comes first."""
+    """The server's own address for v1, and the rooms; one in the path comes first.
+
+    Raises:
+        ValueError: a name can be none of a room.
+    """
+    for name in rooms:
+        _check_room("--room", name)
     parts = urlsplit(url)
     if found := _ROOM_PATH.fullmatch(parts.path):
         room = unquote(found[1])
+        _check_room("the room of the URL", room)
         return urlunsplit(parts._replace(path="/ws")), [room, *(name for name in rooms if name != room)]
     return url, list(dict.fromkeys(rooms))
+
+
+def _check_room(where: str, name: str) -> None:
+    # How long it may be is the server's to say.
+    if fault := room_fault(name, max_bytes=math.inf):
+        raise ValueError(f"{where}, {name[:64]!r}: {fault}")
 
 
 def _username(options: argparse.Namespace, url: str) -> str | None:

@@ -39,6 +39,7 @@ from roomhub.core import requests
 from roomhub.core.errors import ERRORS
 from roomhub.core.json_codec import JsonCodec
 from roomhub.core.limits import Limits
+from roomhub.terminal.entrance import Entrance
 from roomhub.terminal.files import read, write
 
 __all__ = ["event_object", "run"]
@@ -64,21 +65,31 @@ async def run(chat: Chat, rooms: Sequence[str], history: int, stdin: int, stdout
             async with lock:
                 await write(stdout, text.encode() + b"\n")
 
+        async def tell(event: Event) -> None:
+            await put(event_object(event))
+
+        entrance = Entrance(tell)
+
         async def listen() -> None:
             async for event in chat:
-                await put(event_object(event))
+                await entrance.pass_on(event)
 
         async def obey() -> None:
             for room in rooms:
-                await put({"type": "ok", **await _do(chat, requests.Join(room, history=history))})
-            await _obey(chat, stdin, put)
+                async with entrance.entering(room):
+                    ok = await _do(chat, requests.Join(room, history=history))
+                    entrance.shows(chat.rooms[room])
+                    await put({"type": "ok", **ok})
+            await _obey(chat, stdin, put, entrance)
             tasks.cancel_scope.cancel()
 
         tasks.start_soon(listen)
         tasks.start_soon(obey)
 
 
-async def _obey(chat: Chat, stdin: int, put: Callable[[Mapping[str, Any]], Awaitable[None]]) -> None:
+async def _obey(
+    chat: Chat, stdin: int, put: Callable[[Mapping[str, Any]], Awaitable[None]], entrance: Entrance
+) -> None:
     codec = JsonCodec(Limits())
     buffer, number, is_over = b"", 0, False
     while not is_over:
@@ -90,7 +101,14 @@ async def _obey(chat: Chat, stdin: int, put: Callable[[Mapping[str, Any]], Await
             number += 1
             if line.strip():
                 request = _decode(codec, line.decode(errors="replace"), number)
-                await put({**await _answer(chat, request), "line": number})
+                if isinstance(request, requests.Join):
+                    async with entrance.entering(request.room):
+                        answer = await _answer(chat, request)
+                        if (room := chat.rooms.get(request.room)) is not None:
+                            entrance.shows(room)
+                        await put({**answer, "line": number})
+                else:
+                    await put({**await _answer(chat, request), "line": number})
         if len(buffer) > LINE_BYTES:
             await put({**_error("bad_request", f"a line is over {LINE_BYTES} bytes"), "line": number + 1})
             return
@@ -127,7 +145,7 @@ async def _do(chat: Chat, request: requests.Request) -> dict[str, Any]:
             raise RequestRefused("bad_request", 400, "hello is said by roomhub chat itself", field="type")
         case requests.Join():
             room = await chat.join(request.room, history=request.history, since=request.since, meta=request.meta)
-            messages = [_message(message) for message in room.backlog]
+            messages = [_said(message) for message in room.backlog]
             place = {"room": room.name, **room.position._asdict()}
             return {**place, "users": _users(room), "messages": messages}
         case requests.Chat():
@@ -148,10 +166,13 @@ async def _do(chat: Chat, request: requests.Request) -> dict[str, Any]:
             limit = request.limit or 50
             if request.room == f"@{chat.user}":
                 direct = await chat.mailbox(before=request.before, limit=limit)
-                return {"room": request.room, "messages": [event_object(item) for item in direct.messages],
-                        "more": direct.more}  # fmt: skip
+                return {
+                    "room": request.room,
+                    "messages": [_said(item) for item in direct.messages],
+                    "more": direct.more,
+                }
             page = await _room(chat, request.room).history(before=request.before, since=request.since, limit=limit)
-            return {"room": request.room, "messages": [_message(item) for item in page.messages], "more": page.more}
+            return {"room": request.room, "messages": [_said(item) for item in page.messages], "more": page.more}
         case requests.Ping():
             pass
         case _:
@@ -170,14 +191,14 @@ def event_object(event: Event) -> dict[str, Any]:
     """An event in the protocol's words, as far as it has some."""
     match event:
         case Message():
-            return {"type": "chat", **_message(event)}
+            return {"type": "chat", **_said(event)}
         case DirectMessage():
-            fields = asdict(event)
-            return {"type": "dm", **fields, "ts": fields.pop("ts_ms")}
+            return {"type": "dm", **_said(event)}
         case Joined():
             return {"type": "user_joined", "room": event.room, **_user(event.member)}
         case Left():
-            return {"type": "user_left", "room": event.room, **_user(event.member), "reason": event.reason}
+            why = {"reason": event.reason} if event.reason else {}
+            return {"type": "user_left", "room": event.room, **_user(event.member), **why}
         case Changed():
             return {"type": "presence", "room": event.room, "updated": [_user(event.member)]}
         case Typing():
@@ -211,9 +232,10 @@ def event_object(event: Event) -> dict[str, Any]:
     assert_never(event)
 
 
-def _message(message: Message) -> dict[str, Any]:
+def _said(message: Message | DirectMessage) -> dict[str, Any]:
     fields = asdict(message)
-    return {**fields, "ts": fields.pop("ts_ms")}
+    when = fields.pop("ts_ms")
+    return {**fields, "ts": when}
 
 
 def _sent(sent: Sent) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from roomhub.client import (
     Typing,
 )
 from roomhub.terminal.editor import END, INTERRUPT, Editor
+from roomhub.terminal.entrance import Entrance
 from roomhub.terminal.files import read, write
 from roomhub.terminal.text import clean, clock_of, colour_of
 
@@ -47,7 +48,9 @@ LINES_WAITING: Final = 1_000
 HELP: Final = (
     "/join ROOM      enter a room, or speak in it from now on",
     "/leave          leave this room",
-    "/dm USER TEXT   say something to one user",
+    "/dm USER TEXT   say something to one user: it goes into the mailbox of",
+    "                that name, whether there is such a user or not, and",
+    "                clients of the plain dialect do not see it",
     "/who            who is here",
     "/history [N]    the newest N messages (default 20)",
     "/quit           end; so does Ctrl-D",
@@ -144,6 +147,7 @@ class Program:
         self._editor = editor
         self._room: str | None = None  # the one to speak in
         self._typing: dict[tuple[str, str], str] = {}
+        self._entrance = Entrance(self._tell)
 
     async def run(self, start: Start, stdin: int) -> None:
         to_worker, lines = anyio.create_memory_object_stream[str](LINES_WAITING)
@@ -161,7 +165,7 @@ class Program:
 
             async def listen() -> None:
                 async for event in self._chat:
-                    await self._tell(event)
+                    await self._entrance.pass_on(event)
 
             async def watch() -> None:
                 with anyio.open_signal_receiver(*_SIGNALS) as signals:
@@ -274,16 +278,17 @@ class Program:
         self._draw_prompt()
 
     async def _join(self, name: str, history: int) -> None:
-        is_new = name not in self._chat.rooms
-        room = await self._chat.join(name, history=history)
-        self._speak_in(name)
-        if is_new:
+        if name in self._chat.rooms:
+            self._speak_in(name)
+            await self._screen.redraw()
+            return
+        async with self._entrance.entering(name):
+            room = await self._chat.join(name, history=history)
+            self._speak_in(name)
             for message in room.backlog:
                 await self._tell(message)
-            others = len(room.members.keys() - {self._chat.user})
+            others = len(self._entrance.shows(room) - {self._chat.user})
             await self._note(f"you are in {name}" + (f", with {others} more: /who" if others else ""))
-        else:
-            await self._screen.redraw()
 
     async def _who(self, room: Room) -> None:
         names = [self._name(member.user, member.username) for member in room.members.values()]
@@ -308,8 +313,7 @@ class Program:
                 where = "" if event.room == self._room and len(self._chat.rooms) < 2 else f"#{clean(event.room)}"
                 await self._show_message(where, event.user, event.username, event.content, event.ts_ms / 1000)
             case DirectMessage():
-                where = "to you" if event.to == self._chat.username else f"to {clean(event.to)}"
-                await self._show_message(where, event.user, event.username, event.content, event.ts_ms / 1000)
+                await self._show_direct(event)
             case Joined():
                 if event.member.user != self._chat.user:
                     await self._note(f"{name(event.member.user, event.member.username)} came into {clean(event.room)}")
@@ -327,7 +331,8 @@ class Program:
                 count = event.last - event.first + 1
                 await self._note(f"{count} messages of {clean(event.room)} are missing ({clean(event.reason)})", RED)
             case Restarted():
-                await self._note(f"{clean(event.room)} began anew", RED)
+                room = clean(event.room)
+                await self._note(f"{room} began anew: the server has forgotten what was said there before", RED)
             case Kicked():
                 await self._note(f"you were put out of {clean(event.room)}: {clean(event.reason)}", RED)
                 if event.room == self._room:
@@ -371,6 +376,14 @@ class Program:
         clock = self._screen.paint(clock_of(when_s), DIM)
         place = f" {self._screen.paint(where, DIM)}" if where else ""
         await self._screen.show(f"{clock}{place} {self._name(user, username)}: {clean(content)}")
+
+    async def _show_direct(self, event: DirectMessage) -> None:
+        clock = self._screen.paint(clock_of(event.ts_ms / 1000), DIM)
+        if event.user != self._chat.user:
+            who = f"{self._name(event.user, event.username)} to you"
+        else:
+            who = f"you to {'yourself' if event.to == self._chat.user else clean(event.to)}"
+        await self._screen.show(f"{clock} {who}: {clean(event.content)}")
 
     async def _note(self, text: str, colour: int = DIM) -> None:
         await self._screen.show(self._screen.paint("*", colour) + " " + text)

@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roomhub.core.deadlines import Deadlines
+from roomhub.core.deadlines import Alarms, Deadlines
 
 
 def make() -> Deadlines[str, int]:
@@ -96,3 +96,24 @@ def test_it_equals_a_plain_dict(steps: list[tuple[str, str, int]]) -> None:
                 del ends[item]
         assert deadlines.next() == min(ends.values(), default=math.inf)
         assert len(deadlines) == len(ends)
+
+
+def test_alarms_end_in_order_of_time_and_one_that_is_set_anew_replaces_the_one_before() -> None:
+    alarms: Alarms[str] = Alarms()
+    assert (alarms.next(), alarms.expired(9)) == (math.inf, [])
+    for key, end in (("b", 5.0), ("a", 3.0), ("c", 4.0), ("b", 2.0)):
+        alarms.set(key, end)
+    alarms.cancel("c")
+    alarms.cancel("unknown")
+    assert (len(alarms), alarms.next()) == (2, 2.0)
+    assert alarms.expired(2.5) == ["b"]
+    assert alarms.expired(9) == ["a"]
+    assert (len(alarms), alarms.next()) == (0, math.inf)
+
+
+def test_alarms_that_are_set_anew_without_end_keep_no_trace() -> None:
+    alarms: Alarms[str] = Alarms()
+    for number in range(10_000):
+        alarms.set("a", 1_000.0 + number)
+    assert len(alarms._heap) <= 66
+    assert alarms.next() == 10_999.0

@@ -7,7 +7,7 @@ plain dict whose oldest key is taken out again and again scans the holes it leav
 import math
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Generic
 
 from typing_extensions import TypeVar
@@ -96,6 +96,10 @@ class Alarms(Generic[Key]):
         self._number += 1
         self._ends[key] = self._number
         heappush(self._heap, (end, self._number, key))
+        if len(self._heap) > 2 * len(self._ends) + 64:
+            # Who sets one anew again and again, far in the future, must not fill the heap with those before.
+            self._heap = [entry for entry in self._heap if self._ends.get(entry[2]) == entry[1]]
+            heapify(self._heap)
 
     def cancel(self, key: Key) -> None:
         """Forget the key; nothing happens if it is not set."""

@@ -38,7 +38,8 @@ class ConnectionInfo:
         room: the room in the path, ``""`` for none.
         username: the name it gives itself, ``""`` for none.
         token: what it shows: from the ``token`` of its hello or ``auth``, from the subprotocol ``roomhub.bearer.…``, or
-            from ``Authorization: Bearer``; None where it shows nothing. It is in no log and no ``repr``.
+            from ``Authorization: Bearer``; None where it shows nothing. It is in no ``repr``, and roomhub writes it to
+            no log. Of a token and a cookie the token should count: it may be the newer one.
         cookies: by name.
         headers: by name in lower case; of several with one name the last.
     """

@@ -655,43 +655,73 @@ class Runtime:
         self._peers.pop(client, None)
 
     async def _identify(self, info: ConnectionInfo, then: Callable[[Identity | Refusal | None], None]) -> None:
-        then(await self._ask_who(info))
+        answer = await self._ask_who(info)
+        try:
+            then(answer)
+        except Exception:
+            # It is that peer's end at most: its transport has to see to it.
+            _log.exception("taking in an identified peer raised")
 
     async def _authenticate(self, client: Client, token: str, ref: Hashable) -> None:
         info = replace(self._peers.get(client, ConnectionInfo()), token=token)
-        self.submit(Authenticated(ref, await self._ask_who(info)))
+        self._submit_answer(client, Authenticated(ref, await self._ask_who(info)))
 
     async def _ask_who(self, info: ConnectionInfo) -> Identity | Refusal | None:
         assert self._authenticator is not None
         answer = await self._in_time("authenticate", self._authenticator.authenticate, info)
-        if answer is None or isinstance(answer, Identity | Refusal):
-            return answer
-        _log.error("authenticate must return an Identity or a Refusal, not %s", type(answer).__name__)
-        return None
+        fault = "" if answer is None else _answer_fault(answer)
+        if fault:
+            _log.error("authenticate returned what it must not: %s", fault)
+            return None
+        return answer  # type: ignore[no-any-return]  # _answer_fault has looked at it
 
     async def _authorize(self, client: Client, identity: Identity, room: str) -> None:
         assert self._authenticator is not None
         answer = await self._in_time("authorize", self._authenticator.authorize, identity, "join", room)
-        self.submit((Authorized if answer is True else Denied)(client, room))
+        if answer is not None and not isinstance(answer, bool):
+            _log.error("authorize must return True or False, not %s", type(answer).__name__)
+        self._submit_answer(client, (Authorized if answer is True else Denied)(client, room))
+
+    def _submit_answer(self, client: Client, answer: Event[Client]) -> None:
+        try:
+            self.submit(answer)
+        except Exception:
+            # A room_rule of the program's, say: it costs this connection and not the server.
+            _log.exception("what an authenticator's answer has led to raised; that connection ends")
+            try:
+                client.close(errors.INTERNAL)
+            finally:
+                self.submit(Disconnected(client))
 
     async def _in_time(self, what: str, ask: Callable[..., Awaitable[Any]], *arguments: object) -> Any:
         """What an authenticator says; None if it raises, or takes too long."""
         answer = None
+        is_late = False
         due = self.clock.now() + self.limits.auth_timeout_s
         async with anyio.create_task_group() as tasks:
 
             async def give_up() -> None:
+                nonlocal is_late
                 await self.clock.sleep_until(due)
+                is_late = True
                 _log.error("%s took longer than %g s", what, self.limits.auth_timeout_s)
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(give_up)
             try:
                 answer = await ask(*arguments)
-            except Exception:
-                _log.exception("%s raised; who it was about is refused", what)
+            except anyio.get_cancelled_exc_class():
+                assert self._tasks is not None
+                if is_late or self._tasks.cancel_scope.cancel_called:
+                    raise
+                # Not ours: it waited for something that somebody else has cancelled.
+                _log.error("%s was cancelled from within; who it was about is refused", what)
+            except Exception as error:
+                # Its text may hold what was shown.
+                _log.error("%s raised %s; who it was about is refused", what, type(error).__name__)
+                _log.debug("%s raised", what, exc_info=True)
             tasks.cancel_scope.cancel()
-        return answer
+        return None if is_late else answer
 
     def _notify(self, end: float) -> None:
         """Let clients pull that pull for themselves, at least one, until the time is up; the others wait their turn."""
@@ -757,6 +787,20 @@ class Runtime:
     def _tick_in_time(self) -> None:
         if self.hub.next_deadline() <= self.clock.now():
             self.submit(Ticked())
+
+
+def _answer_fault(answer: object) -> str:
+    """What is wrong with what an authenticator has returned."""
+    if isinstance(answer, Refusal):
+        good = isinstance(answer.message, str) and answer.name in ("unauthorized", "forbidden", "token_expired")
+        return "" if good else "a Refusal whose message is no text, or whose name is none of its names"
+    if not isinstance(answer, Identity):
+        return f"neither an Identity nor a Refusal: {type(answer).__name__}"
+    if not isinstance(answer.user, str) or not isinstance(answer.username, str):
+        return "an Identity whose user or username is no text"
+    if answer.expires_ms is not None and type(answer.expires_ms) is not int:
+        return "an Identity whose expires_ms is no integer"
+    return ""
 
 
 def _fail(item: Event[Client] | Command[Client], error: Exception) -> None:

@@ -270,3 +270,14 @@ def test_typing_and_events_have_both() -> None:
     )
     play >> After()
     assert [(message["user"], message["username"]) for message in play.hear("ann")] == [("ann", "Ann")] * 2
+
+
+def test_what_was_held_counts_no_more_once_it_is_done() -> None:
+    """Somebody who is always one join ahead of a slow authorizer says nothing too much."""
+    play = Playbook(direct_bytes=1_000, message_burst=1_000, join_burst=1_000, rooms_per_client=1_000)
+    play.hub.authorizes = True
+    play >> connected("ann", "Ann") >> says("ann", "hello", id="h") >> says("ann", "join", id=0, room="r0")
+    for number in range(1, 60):
+        play.forget() >> says("ann", "join", id=number, room=f"r{number}")
+        play.forget() >> Authorized("ann", f"r{number - 1}")
+    assert play.hub.state_of("ann") is State.OPEN

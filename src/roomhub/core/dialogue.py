@@ -115,7 +115,7 @@ class Dialogue(Generic[C]):
         assert talk is not None
         if talk.asked or talk.loads or talk.held:
             # What it says next may build on what it waits for; so it waits too.
-            talk.held.append(request)
+            talk.held.append((request, size))
             talk.held_bytes += size
             if talk.held_bytes > self._limits.direct_bytes:
                 self._membership.evict(session, errors.RATE_LIMITED, now)
@@ -130,10 +130,10 @@ class Dialogue(Generic[C]):
             return
         talk.is_going_on = True
         while talk.held and not talk.asked and not talk.loads and session.is_live:
-            self._handle(session, talk.held.popleft(), now)
+            request, size = talk.held.popleft()
+            talk.held_bytes -= size
+            self._handle(session, request, now)
         talk.is_going_on = False
-        if not talk.held:
-            talk.held_bytes = 0
 
     def _handle(self, session: Session[C], request: Request, now: float) -> None:
         if session.state is State.GREETING:
@@ -642,7 +642,7 @@ class Dialogue(Generic[C]):
         talk = session.talk
         assert talk is not None
         if talk.asked or talk.loads or talk.held:
-            talk.held.append(Join(room))
+            talk.held.append((Join(room), 0))
         else:
             self._join(session, Join(room), now)
 

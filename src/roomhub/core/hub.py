@@ -419,7 +419,8 @@ class Hub(Generic[C]):
             self._dialogue.received(session, request, len(text), now)
         elif session.held or self._waits(session):
             # It may be for the room that it waits for.
-            session.held = [*(session.held or ()), request]
+            session.held = session.held or []
+            session.held.append(request)
         else:
             self._do_plain(session, request, now)
 

@@ -48,7 +48,7 @@ class Talk:
         rooms: to join once it has said hello.
         asked: the joins that wait for ``Authorized`` or ``Denied``, by room.
         loads: how many of its joins wait for a room's log to be loaded.
-        held: what it said meanwhile, and how much of what was read that is.
+        held: what it said meanwhile, each with its size, and the sum of those.
         allowed: the rooms that its hello may rejoin, and since where, while it waits for the others.
         mailbox_missing: how much the store lacks of what the user's mailbox had since then, if it was asked.
         welcome: what its hello asked for, while that waits for such answers.
@@ -80,7 +80,7 @@ class Talk:
         self.rooms: Sequence[str] = rooms
         self.asked: dict[str, Join] = {}
         self.loads: int = 0
-        self.held: deque[Request] = deque()
+        self.held: deque[tuple[Request, int]] = deque()
         self.held_bytes: int = 0
         self.is_going_on: bool = False
         self.allowed: dict[str, tuple[Position | None, int | None]] = {}

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from roomhub import Limits, Runtime
+from roomhub import Hub, Limits, Runtime
 from roomhub.ports import ConnectionInfo, Identity, Refusal
 from roomhub.testing import ManualClock
 from tests.transports.websocket.support import TEXT, Driver, World, frame, request, serving, until
@@ -35,7 +35,7 @@ class Gatekeeper:
         if self.fault is not None:
             result: Identity | Refusal = await self.fault()
             return result
-        token = info.cookies.get("login", info.token)
+        token = info.token if info.token is not None else info.cookies.get("login")
         if token is None:
             return Refusal("show a token")
         if token == "banned":
@@ -304,3 +304,103 @@ async def test_look_alike_names_are_one_user_without_an_authenticator(driver: Dr
         assert len(world.runtime.hub.clients()) == 3
         world.runtime.kick("ann")
         await until(lambda: not world.runtime.members("lobby"))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        17,
+        Identity(user=17),  # type: ignore[arg-type]
+        Identity(user="u", username=5),  # type: ignore[arg-type]
+        Identity(user="u", expires_ms=float("inf")),  # type: ignore[arg-type]
+        Refusal("no", "banned"),  # type: ignore[arg-type]
+        Refusal(5),  # type: ignore[arg-type]
+    ],
+)
+async def test_an_answer_of_the_wrong_kind_costs_one_peer(
+    driver: Driver, answer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    serving_, keeper = guarded(driver)
+
+    async def wrong() -> Any:
+        return answer
+
+    async with serving_ as world:
+        ann, ben = await known(world), await unknown(world)
+        keeper.fault = wrong
+        assert (await status_of(world, "/ws/lobby", "Authorization: Bearer good"))[0] == 503
+        assert (await ann.ask("auth", id=1, token="better"))["name"] == "internal"
+        await ben.say("hello", id=1, token="other")
+        assert (await ben.bye())[0]["name"] == "internal"
+        assert (await ann.ask("ping", id=2))["type"] == "pong"
+    assert "must not" in caplog.text
+
+
+async def test_a_rule_that_raises_behind_a_token_costs_that_connection(driver: Driver) -> None:
+    clock = ManualClock()
+    keeper = Gatekeeper(clock)
+
+    def rule(room: str) -> str | None:
+        if room == "zz":
+            raise LookupError(room)
+        return None
+
+    hub: Any = Hub(epoch="e", room_rule=rule)
+    runtime = Runtime(hub, clock=clock, authenticator=keeper)
+    async with serving(driver, runtime=runtime, clock=clock) as world:
+        ann, ben = await known(world), await unknown(world)
+        rooms = {"zz": {"epoch": "", "offset": 0}}
+        await ben.say("hello", id=1, token="other", resume={"session": "?", "rooms": rooms})
+        await until(lambda: len(world.runtime.hub.clients()) == 1)
+        assert (await ann.ask("ping", id=2))["type"] == "pong"
+        ben.peer.disconnect()
+
+
+async def test_an_authenticator_that_is_cancelled_from_within(driver: Driver) -> None:
+    serving_, keeper = guarded(driver)
+
+    async def cancelled() -> Any:
+        raise anyio.get_cancelled_exc_class()
+
+    async with serving_ as world:
+        if anyio.get_cancelled_exc_class().__module__.startswith("trio"):
+            pytest.skip("trio has no cancellation that nobody asked for")
+        ann = await known(world)
+        keeper.fault = cancelled
+        assert (await status_of(world, "/ws/lobby", "Authorization: Bearer good"))[0] == 503
+        assert (await ann.ask("ping", id=2))["type"] == "pong"
+
+
+async def test_an_answer_that_is_too_late_counts_for_nothing(driver: Driver) -> None:
+    """A thread cannot be cancelled, and what it brings when the time is up is not taken."""
+    serving_, keeper = guarded(driver, auth_timeout_s=3)
+    go = anyio.Event()
+
+    async def shielded() -> Identity:
+        with anyio.CancelScope(shield=True):
+            await go.wait()
+        return Identity(user="ann")
+
+    async with serving_ as world:
+        keeper.fault = shielded
+        late = await unknown_by_then(world, keeper)
+        world.clock.advance(3)
+        await anyio.sleep(0.01)
+        go.set()
+        assert (await late.response()).status == 503
+        assert world.runtime.hub.is_empty
+
+
+async def test_an_expired_cookie_does_not_keep_a_page_from_saying_hello(driver: Driver) -> None:
+    serving_, _ = guarded(driver)
+    async with serving_ as world:
+        ann = await unknown(world, "/ws", SUBPROTOCOL, "Cookie: login=old")
+        assert (await ann.ask("hello", id=1, token="good"))["user"] == "ann"
+
+
+async def test_whom_there_is_no_room_for_is_not_asked_about(driver: Driver) -> None:
+    serving_, keeper = guarded(driver, connections=1)
+    async with serving_ as world:
+        await known(world)
+        assert (await status_of(world, "/ws/lobby", "Authorization: Bearer good"))[0] == 503
+        assert len(keeper.seen) == 1

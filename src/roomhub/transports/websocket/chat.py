@@ -107,7 +107,7 @@ class ChatApplication:
             if isinstance(outcome, Identity):
                 self._identities[connection] = outcome
                 connection.admitted()
-            elif isinstance(outcome, Refusal) and is_v1 and info.token is None and outcome.name == "unauthorized":
+            elif isinstance(outcome, Refusal) and is_v1 and info.token is None and outcome.name != "forbidden":
                 connection.admitted()  # its hello may have a token
             elif outcome is None:
                 retry_after = (("Retry-After", str(RETRY_AFTER_S)),)

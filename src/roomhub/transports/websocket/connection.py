@@ -490,7 +490,8 @@ class Connection(ABC):
             return
         self._upgrade = outcome
         self.phase = Phase.WAITING
-        if self.service.application.admits(self, outcome):
+        # Whom there is no room for is not asked about either.
+        if self.service.application.refusal(outcome.address) or self.service.application.admits(self, outcome):
             self.admitted()
 
     def refused(self, status: int, error: str, headers: Iterable[tuple[str, str]] = ()) -> None:

@@ -589,12 +589,12 @@ class Runtime:
             case Authorize():
                 callbacks = self._callbacks
                 if callbacks.decides_joins and not callbacks.allows(effect.room, effect.username):
-                    self._queue.append(Denied(effect.client, effect.room))
+                    self._queue.append(Denied(effect.client, effect.room, effect.number))
                 elif self._authenticator is None or effect.identity is None:
-                    self._queue.append(Authorized(effect.client, effect.room))
+                    self._queue.append(Authorized(effect.client, effect.room, effect.number))
                 else:
                     assert self._tasks is not None
-                    self._tasks.start_soon(self._authorize, effect.client, effect.identity, effect.room)
+                    self._tasks.start_soon(self._authorize, effect.client, effect.identity, effect.room, effect.number)
             case Authenticate():
                 assert self._tasks is not None
                 self._tasks.start_soon(self._authenticate, effect.client, effect.token, effect.ref)
@@ -675,12 +675,12 @@ class Runtime:
             return None
         return answer  # type: ignore[no-any-return]  # _answer_fault has looked at it
 
-    async def _authorize(self, client: Client, identity: Identity, room: str) -> None:
+    async def _authorize(self, client: Client, identity: Identity, room: str, number: int | None) -> None:
         assert self._authenticator is not None
         answer = await self._in_time("authorize", self._authenticator.authorize, identity, "join", room)
         if answer is not None and not isinstance(answer, bool):
             _log.error("authorize must return True or False, not %s", type(answer).__name__)
-        self._submit_answer(client, (Authorized if answer is True else Denied)(client, room))
+        self._submit_answer(client, (Authorized if answer is True else Denied)(client, room, number))
 
     def _submit_answer(self, client: Client, answer: Event[Client]) -> None:
         try:

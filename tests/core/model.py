@@ -118,6 +118,7 @@ class Peer:
         self.open = True
         self.direct: list[Owed] = []
         self.held: list[str] = []  # what it said while it waited to be let in
+        self.pending: set[str] = set()  # the rooms that it was asked about
         self.queues: dict[str, list[Owed]] = {}
         self.places: dict[str, Place] = {}
         self.stays = 0
@@ -243,7 +244,7 @@ class World:
         self._do(Received(client, content))
 
     def _waits(self, peer: Peer, client: int) -> bool:
-        return not peer.places and any(asked == client for asked, _ in self.asked)
+        return not peer.places and bool(peer.pending)
 
     def _say(self, peer: Peer, content: str) -> None:
         if peer.places:
@@ -306,8 +307,11 @@ class World:
     def answer_authorize(self, index: int, yes: bool) -> None:
         client, room = self.asked.pop(index)
         peer = self.peers.get(client)
-        if peer is not None and peer.open:
-            if yes:
+        if peer is not None and room in peer.pending:
+            peer.pending.discard(room)  # another answer about this room finds no question any more
+            if not peer.open:
+                pass
+            elif yes:
                 self._join(peer, room)
             else:
                 self._refuse_join(peer, "forbidden")
@@ -524,6 +528,8 @@ class World:
         for effect in effects:
             if isinstance(effect, Authorize):
                 self.asked.append((effect.client, effect.room))
+                if effect.client in self.peers:
+                    self.peers[effect.client].pending.add(effect.room)
             elif isinstance(effect, Announce):
                 self.announced.append((effect.message, effect.ref))
             yield effect

@@ -281,3 +281,24 @@ def test_what_was_held_counts_no_more_once_it_is_done() -> None:
         play.forget() >> says("ann", "join", id=number, room=f"r{number}")
         play.forget() >> Authorized("ann", f"r{number - 1}")
     assert play.hub.state_of("ann") is State.OPEN
+
+
+def test_a_late_answer_is_not_taken_for_that_to_a_later_question() -> None:
+    play = Playbook(auth_timeout_s=3)
+    play.hub.authorizes = True
+    play >> connected("ann", "Ann") >> says("ann", "hello", id="h") >> says("ann", "join", id=1, room="r")
+    first = play.orders.popleft()
+    assert isinstance(first, Authorize)
+    (play >> After(3)).forget() >> says("ann", "join", id=2, room="r")
+    second = play.orders.popleft()
+    assert isinstance(second, Authorize)
+    play >> Authorized("ann", "r", first.number) << Nothing() >> Denied("ann", "r", second.number)
+    play << Hears("ann", error("forbidden", 2))
+
+
+def test_two_questions_for_one_room_leave_none_behind() -> None:
+    play = Playbook()
+    play.hub.authorizes = True
+    play >> Connected("ann", TEXT, "Ann", ["r", "r"]) << Authorize << Authorize
+    play >> Authorized("ann", "r") >> Authorized("ann", "r")
+    play.forget() >> Received("ann", "hi") << Sees("ann", "Ann: hi")

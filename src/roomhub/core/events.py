@@ -138,13 +138,19 @@ class Authenticated:
 
 
 class Authorized(Generic[C_co]):
-    """The answer to ``Authorize``: the client may join."""
+    """The answer to ``Authorize``: the client may join.
 
-    __slots__ = ("client", "room")
+    Args:
+        client, room: as asked.
+        number: that of the question; a late answer must not be taken for that to a later one. None fits any.
+    """
 
-    def __init__(self, client: C_co, room: str) -> None:
+    __slots__ = ("client", "number", "room")
+
+    def __init__(self, client: C_co, room: str, number: int | None = None) -> None:
         self.client: C_co = client
         self.room: str = room
+        self.number: int | None = number
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.client!r}, {self.room!r})"

@@ -505,7 +505,7 @@ class Hub(Generic[C]):
 
     def _authorized(self, event: Authorized[C], now: float) -> None:
         session = self._sessions.get(event.client)
-        if session is None or not self._was_asked(session, event.room):
+        if session is None or not self._was_asked(session, event):
             return
         if session.talk is not None:
             self._dialogue.authorized(session, event.room, now, is_allowed=True)
@@ -513,18 +513,18 @@ class Hub(Generic[C]):
             self._membership.join_or_refuse(session, event.room, now)
             self._go_on(session, now)
 
-    def _was_asked(self, session: Session[C], room: str) -> bool:
+    def _was_asked(self, session: Session[C], answer: Authorized[C]) -> bool:
         """Whether this answer is still waited for."""
-        is_armed = self._deadlines.is_armed("authorize", (session, room))
-        self._deadlines.cancel("authorize", (session, room))
-        if not is_armed and math.isfinite(self.limits.auth_timeout_s):
+        number = session.questions.get(answer.room)
+        if number is None or answer.number not in (None, number):
             return False
-        session.asks = max(0, session.asks - 1)
+        del session.questions[answer.room]
+        self._deadlines.cancel("authorize", (session, answer.room))
         return True
 
     def _denied(self, event: Denied[C], now: float) -> None:
         session = self._sessions.get(event.client)
-        if session is not None and self._was_asked(session, event.room):
+        if session is not None and self._was_asked(session, event):
             self._deny(session, event.room, now)
 
     def _deny(self, session: Session[C], room: str, now: float) -> None:
@@ -541,7 +541,7 @@ class Hub(Generic[C]):
 
     def _waits(self, session: Session[C]) -> bool:
         """Whether what a plain client says may be for a room that it is not in yet."""
-        return session.asks > 0 and not session.members
+        return bool(session.questions) and not session.members
 
     # -- events: messages, time ---------------------------------------------------------------------------------------
 
@@ -612,7 +612,7 @@ class Hub(Generic[C]):
                     self._state.answered(key, None, now)
                 case "authorize":
                     session, room = key
-                    session.asks -= 1
+                    session.questions.pop(room, None)
                     if session.client in self._sessions:
                         self._deny(session, room, now)
                 case "loaded":

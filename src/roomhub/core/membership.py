@@ -74,9 +74,10 @@ class Membership(Generic[C]):
 
     def ask_whether(self, session: Session[C], name: str, now: float) -> None:
         """Whether it may join; ``Authorized`` or ``Denied`` follows, or after ``auth_timeout_s`` it may not."""
-        session.asks += 1
+        self._state.questions += 1
+        number = session.questions[name] = self._state.questions
         self._deadlines.arm("authorize", (session, name), now)
-        self._effects.append(Authorize(session.client, name, session.user, session.identity))
+        self._effects.append(Authorize(session.client, name, session.user, session.identity, number))
 
     def admits(self, session: Session[C], fault: str | None, now: float) -> CloseReason | None:
         """Why the session may not even ask to join; None if it may, which then counts against its rate."""

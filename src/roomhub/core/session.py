@@ -107,14 +107,13 @@ class Session(Generic[C]):
         user: the identity key; "" until it is known.
         username: the name as the person spells it.
         identity: what an authenticator has said, None without one.
-        asks: how many of its joins wait for ``Authorized`` or ``Denied``.
+        questions: its joins that wait for ``Authorized`` or ``Denied``: by room, which question it is.
         held: what it said meanwhile, if it is a plain client.
         message_due_s: when its next message is due at the allowed rate (``rates.Rate``).
     """
 
     __slots__ = (
         "address",
-        "asks",
         "blocked",
         "client",
         "direct",
@@ -126,6 +125,7 @@ class Session(Generic[C]):
         "members",
         "message_due_s",
         "probed_at",
+        "questions",
         "shares",
         "state",
         "talk",
@@ -142,7 +142,7 @@ class Session(Generic[C]):
         self.user: str = user
         self.username: str = username
         self.identity: Identity | None = None
-        self.asks: int = 0
+        self.questions: dict[str, int] = {}
         self.held: list[Request] | None = None
         self.address: str = address
         self.shares: bool = shares

@@ -112,6 +112,7 @@ class HubState(Generic[C]):
         store: what is known of the store, None without one.
         loading: who waits until a room's log has been loaded, and what for.
         wall_offset_ms: what the monotonic clock lacks to Unix milliseconds.
+        questions: how many times it was asked whether somebody may join.
         expiries: when what is known of a peer is good no more.
         announces, authenticates, authorizes, reports: as ``Hub`` has them.
     """
@@ -137,6 +138,7 @@ class HubState(Generic[C]):
         "loading",
         "mailboxes",
         "passing",
+        "questions",
         "refusals",
         "reports",
         "rooms",
@@ -189,6 +191,7 @@ class HubState(Generic[C]):
         self.mailboxes: dict[str, Room[C]] = {}
         self.first_rev: int = 1
         self.has_ended: bool = False
+        self.questions: int = 0
         self.keys: dict[tuple[str, str, str], Receipt] = {}
         self.passing: dict[Room[C], dict[tuple[str, str], Message]] = {}
         self.store: StoreState | None = None

@@ -248,7 +248,8 @@ async def test_a_drain_writes_what_was_said_then_closes_with_1012(driver: Driver
                 assert await peer.closed() == (1012, "draining")
         assert world.is_quiet
         response = await world.refused(request())
-        assert (response.status, response.headers["retry-after"]) == (503, "5")
+        # Not five, as where there is no place: those it has closed may come back from half a second on.
+        assert (response.status, response.headers["retry-after"]) == (503, "1")
         assert (await world.get("/health")).status == 503
 
 

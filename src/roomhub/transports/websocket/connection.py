@@ -50,6 +50,9 @@ _log = logging.getLogger("roomhub")
 
 RETRY_AFTER_S: Final = 5
 """What a refused connection is told to wait."""
+DRAINING_RETRY_AFTER_S: Final = 1
+"""The same of a server that ends: its clients may come back half a second later, before it has ended, and should not
+lose five seconds to that."""
 PONGS_WAITING: Final = 16
 """So many unwritten pongs are kept one by one; more become the newest alone (RFC 6455 section 5.5.3 allows it)."""
 
@@ -188,7 +191,7 @@ class Service:
         else:
             return None
         self.refusals[reason.name] += 1
-        return unavailable_reply(fault, retry_after_s=RETRY_AFTER_S)
+        return unavailable_reply(fault, retry_after_s=retry_after_s(reason))
 
     def hold(self, peer: str) -> None:
         """Count a socket of this address; ``release`` follows."""
@@ -511,7 +514,7 @@ class Connection(ABC):
         if refusal is not None:
             self.service.refusals[refusal.name] += 1
             error = f"{refusal.name}: try again later"
-            data = outcome.refuse(503, error, (("Retry-After", str(RETRY_AFTER_S)),))
+            data = outcome.refuse(503, error, (("Retry-After", str(retry_after_s(refusal))),))
             self._reply(Reply(503, data, error))
             return
         self.service.deadlines.cancel("handshake", self)
@@ -561,6 +564,11 @@ class Connection(ABC):
             if not self.service.deadlines.is_armed("close", self):
                 self.service.arm("close", self)
             self.finish()
+
+
+def retry_after_s(reason: CloseReason) -> int:
+    """How many seconds who is refused for this reason should wait."""
+    return DRAINING_RETRY_AFTER_S if reason is DRAINING else RETRY_AFTER_S
 
 
 def _inflater(window_bits: int) -> Callable[[float], MessageInflater]:

@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
@@ -25,6 +27,7 @@ from roomhub.stores.history_file import HistoryFile
 from roomhub.stores.sqlite import SqliteHistory
 from roomhub.transports.memory import MemoryClient, v1_lane
 from roomhub.transports.memory import connect as connect_memory
+from roomhub.transports.websocket import serve
 
 PATIENCE_S = 20
 
@@ -243,6 +246,36 @@ async def test_a_store_that_takes_no_more_stops_nobody(tmp_path: Path, monkeypat
         await runtime.flushed()
         assert runtime.statistics().store_failures == 2
         assert [message.content for message in runtime.history("lobby")] == ["live", "unasked"]
+
+
+def metrics(url: str) -> list[str]:
+    address = f"http{url.removeprefix('ws')}/metrics"
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=PATIENCE_S) as answer:
+        return str(answer.read().decode()).splitlines()
+
+
+@pytest.mark.anyio
+async def test_a_store_that_fails_shows_in_metrics_and_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Runtime(history=SqliteHistory(tmp_path / "history.db")) as runtime, serve(runtime, port=0) as server:
+        ann = Client(runtime, "ann")
+        await ann.ask("hello", id=1)
+        await ann.ask("join", id=2, room="lobby")
+        shown = await anyio.to_thread.run_sync(metrics, server.url)
+        assert {"roomhub_store_queued 0", "roomhub_store_healthy 1", "roomhub_store_failures_total 0"} <= set(shown)
+
+        def broken(*arguments: object) -> None:
+            raise OSError("disk")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(HistoryFile, "store", broken)
+            assert (await ann.ask("chat", id=3, room="lobby", content="live"))["name"] == "internal"
+        assert [message.content for message in runtime.history("lobby")] == ["live"]
+        shown = await anyio.to_thread.run_sync(metrics, server.url)
+        assert {"roomhub_store_healthy 0", "roomhub_store_failures_total 1"} <= set(shown)
+        assert (await ann.ask("chat", id=4, room="lobby", content="and well again"))["type"] == "ok"
+        assert runtime.statistics().store_is_healthy
 
 
 @pytest.mark.anyio

@@ -131,6 +131,16 @@ class HistoryStore(Protocol):
     """
 
     @property
+    def queued(self) -> int:
+        """How many messages are taken and not yet stored."""
+        ...
+
+    @property
+    def is_healthy(self) -> bool:
+        """False from a failure until something is stored."""
+        ...
+
+    @property
     def reserve(self) -> int:
         """How many offsets of a new epoch may be given before the first of its messages is stored."""
         ...

@@ -526,8 +526,11 @@ class Runtime:
         self.submit(Exit(client, room))
 
     def statistics(self) -> Statistics:
-        """The hub's numbers now."""
-        return self.hub.statistics()
+        """The hub's numbers now, and its store's."""
+        numbers, history = self.hub.statistics(), self._history
+        if history is None:
+            return numbers
+        return replace(numbers, store_queued=history.queued, store_is_healthy=history.is_healthy)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ class Statistics:
         lag_messages: how far the slowest client is behind its room.
         evictions: connections the hub closed, by the reason's name.
         refusals: connections and joins it did not let in, by the reason's name.
+        store_queued: messages that the history store has taken and not yet stored.
+        store_is_healthy: False from a failure of the store until it has stored something.
     """
 
     connections: int
@@ -35,3 +37,5 @@ class Statistics:
     lag_messages: int
     evictions: dict[str, int]
     refusals: dict[str, int]
+    store_queued: int = 0
+    store_is_healthy: bool = True

@@ -21,6 +21,7 @@ def metrics_page(statistics: Statistics, refused: Mapping[str, int], failures: M
     counts_by_reason = Counter(statistics.refusals) + Counter(refused)
     refusals = {("reason", reason): count for reason, count in counts_by_reason.items()}
     lines: list[str] = []
+    is_healthy = int(statistics.store_is_healthy)
     for name, kind, help_text, value in (
         ("connections", "gauge", "Connections open now.", statistics.connections),
         ("rooms", "gauge", "Rooms there are now.", statistics.rooms),
@@ -30,6 +31,13 @@ def metrics_page(statistics: Statistics, refused: Mapping[str, int], failures: M
         ("messages_published_total", "counter", "Chat messages that took a place.", statistics.messages_published),
         ("messages_dropped_total", "counter", "Messages received and refused.", statistics.messages_dropped),
         ("store_failures_total", "counter", "Times that messages could not be stored.", statistics.store_failures),
+        ("store_queued", "gauge", "Messages that wait to be stored.", statistics.store_queued),
+        (
+            "store_healthy",
+            "gauge",
+            "0 from a failure of the store until it stores again.",
+            is_healthy,
+        ),
         ("deliveries_total", "counter", "Frames handed out, one a message and recipient.", statistics.deliveries),
         ("received_bytes_total", "counter", "Text received from clients.", statistics.bytes_in),
         ("sent_bytes_total", "counter", "Frames handed out to clients.", statistics.bytes_out),

@@ -40,7 +40,7 @@ class ConnectionInfo:
         token: what it shows: from the ``token`` of its hello or ``auth``, from the subprotocol ``roomhub.bearer.…``, or
             from ``Authorization: Bearer``; None where it shows nothing. It is in no ``repr``, and roomhub writes it to
             no log. Of a token and a cookie the token should count: it may be the newer one.
-        cookies: by name.
+        cookies: by name; of several with one name the first.
         headers: by name in lower case; of several with one name the last.
     """
 

@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from os import PathLike
 from types import TracebackType
@@ -23,6 +23,7 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
+from roomhub.authentication import Questions
 from roomhub.callbacks import Callbacks, JoinHook, MessageHook, MessageListener, RoomListener
 from roomhub.confirmations import Confirmation, ThreadCalls
 from roomhub.core import errors
@@ -180,7 +181,7 @@ class Runtime:
         if isinstance(history, str | bytes | PathLike):
             raise TypeError(f'history must be a store, such as SqliteHistory("{history!s}"), not a path')
         self._authenticator = authenticator
-        self._peers: dict[Client, ConnectionInfo] = {}
+        self._questions: Questions | None = None
         self._history = history
         self._confirms_stored = confirms_stored
         self._handling = False
@@ -223,6 +224,8 @@ class Runtime:
         self._timer_scope = anyio.CancelScope()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
+        if self._authenticator is not None:
+            self._questions = Questions(self._authenticator, self.clock, self.limits.auth_timeout_s, self._tasks)
         self._thread = threading.get_ident()
         self._calls.begin()
         self._tasks.start_soon(self._flush_forever, name="roomhub flush")
@@ -315,8 +318,8 @@ class Runtime:
                 self._work_off()
         finally:
             self._handling = False
-        if self._peers and isinstance(item, Disconnected):
-            self._peers.pop(item.client, None)
+        if self._questions is not None and isinstance(item, Disconnected):
+            self._questions.forget(item.client)
         if self._is_draining and self.hub.is_empty:
             self._empty.set()
         if not self._flush_holders:
@@ -576,6 +579,8 @@ class Runtime:
             return
         for effect in effects:
             self._apply(effect)
+        if self._questions is not None and isinstance(item, Disconnected):
+            self._questions.forget(item.client)
 
     def _apply(self, effect: Effect[Client]) -> None:
         match effect:
@@ -593,14 +598,13 @@ class Runtime:
                 callbacks = self._callbacks
                 if callbacks.decides_joins and not callbacks.allows(effect.room, effect.username):
                     self._queue.append(Denied(effect.client, effect.room, effect.number))
-                elif self._authenticator is None or effect.identity is None:
+                elif self._questions is None or effect.identity is None:
                     self._queue.append(Authorized(effect.client, effect.room, effect.number))
                 else:
-                    assert self._tasks is not None
-                    self._tasks.start_soon(self._authorize, effect.client, effect.identity, effect.room, effect.number)
+                    self._questions.authorize(effect.client, effect.identity, effect.room, self._authorized(effect))
             case Authenticate():
-                assert self._tasks is not None
-                self._tasks.start_soon(self._authenticate, effect.client, effect.token, effect.ref)
+                assert self._questions is not None
+                self._questions.authenticate(effect.client, effect.token, self._authenticated(effect))
             case Close():
                 try:
                     effect.client.close(effect.reason)
@@ -649,41 +653,31 @@ class Runtime:
         is shown together with it.
         """
         self._check_thread("anyio.from_thread.run_sync")
-        assert self._tasks is not None
-        self._peers[client] = info
-        self._tasks.start_soon(self._identify, info, then)
+        assert self._questions is not None
+
+        def identified(outcome: Identity | Refusal | None) -> None:
+            try:
+                then(outcome)
+            except Exception:
+                # It is that peer's end at most: its transport has to see to it.
+                _log.exception("taking in an identified peer raised")
+
+        self._questions.identify(client, info, identified)
 
     def forget_peer(self, client: Client) -> None:
-        """A peer that was asked about has not become a client."""
-        self._peers.pop(client, None)
+        """A peer that was asked about will not become a client; ``then`` is not called any more."""
+        if self._questions is not None:
+            self._questions.forget(client)
 
-    async def _identify(self, info: ConnectionInfo, then: Callable[[Identity | Refusal | None], None]) -> None:
-        answer = await self._ask_who(info)
-        try:
-            then(answer)
-        except Exception:
-            # It is that peer's end at most: its transport has to see to it.
-            _log.exception("taking in an identified peer raised")
+    def _authenticated(self, effect: Authenticate[Client]) -> Callable[[Identity | Refusal | None], None]:
+        return lambda outcome: self._submit_answer(effect.client, Authenticated(effect.ref, outcome))
 
-    async def _authenticate(self, client: Client, token: str, ref: Hashable) -> None:
-        info = replace(self._peers.get(client, ConnectionInfo()), token=token)
-        self._submit_answer(client, Authenticated(ref, await self._ask_who(info)))
+    def _authorized(self, effect: Authorize[Client]) -> Callable[[bool], None]:
+        def answered(is_allowed: bool) -> None:
+            answer = (Authorized if is_allowed else Denied)(effect.client, effect.room, effect.number)
+            self._submit_answer(effect.client, answer)
 
-    async def _ask_who(self, info: ConnectionInfo) -> Identity | Refusal | None:
-        assert self._authenticator is not None
-        answer = await self._in_time("authenticate", self._authenticator.authenticate, info)
-        fault = "" if answer is None else _answer_fault(answer)
-        if fault:
-            _log.error("authenticate returned what it must not: %s", fault)
-            return None
-        return answer  # type: ignore[no-any-return]  # _answer_fault has looked at it
-
-    async def _authorize(self, client: Client, identity: Identity, room: str, number: int | None) -> None:
-        assert self._authenticator is not None
-        answer = await self._in_time("authorize", self._authenticator.authorize, identity, "join", room)
-        if answer is not None and not isinstance(answer, bool):
-            _log.error("authorize must return True or False, not %s", type(answer).__name__)
-        self._submit_answer(client, (Authorized if answer is True else Denied)(client, room, number))
+        return answered
 
     def _submit_answer(self, client: Client, answer: Event[Client]) -> None:
         try:
@@ -695,36 +689,6 @@ class Runtime:
                 client.close(errors.INTERNAL)
             finally:
                 self.submit(Disconnected(client))
-
-    async def _in_time(self, what: str, ask: Callable[..., Awaitable[Any]], *arguments: object) -> Any:
-        """What an authenticator says; None if it raises, or takes too long."""
-        answer = None
-        is_late = False
-        due = self.clock.now() + self.limits.auth_timeout_s
-        async with anyio.create_task_group() as tasks:
-
-            async def give_up() -> None:
-                nonlocal is_late
-                await self.clock.sleep_until(due)
-                is_late = True
-                _log.error("%s took longer than %g s", what, self.limits.auth_timeout_s)
-                tasks.cancel_scope.cancel()
-
-            tasks.start_soon(give_up)
-            try:
-                answer = await ask(*arguments)
-            except anyio.get_cancelled_exc_class():
-                assert self._tasks is not None
-                if is_late or self._tasks.cancel_scope.cancel_called:
-                    raise
-                # Not ours: it waited for something that somebody else has cancelled.
-                _log.error("%s was cancelled from within; who it was about is refused", what)
-            except Exception as error:
-                # Its text may hold what was shown.
-                _log.error("%s raised %s; who it was about is refused", what, type(error).__name__)
-                _log.debug("%s raised", what, exc_info=True)
-            tasks.cancel_scope.cancel()
-        return None if is_late else answer
 
     def _notify(self, end: float) -> None:
         """Let clients pull that pull for themselves, at least one, until the time is up; the others wait their turn."""
@@ -790,20 +754,6 @@ class Runtime:
     def _tick_in_time(self) -> None:
         if self.hub.next_deadline() <= self.clock.now():
             self.submit(Ticked())
-
-
-def _answer_fault(answer: object) -> str:
-    """What is wrong with what an authenticator has returned."""
-    if isinstance(answer, Refusal):
-        good = isinstance(answer.message, str) and answer.name in ("unauthorized", "forbidden", "token_expired")
-        return "" if good else "a Refusal whose message is no text, or whose name is none of its names"
-    if not isinstance(answer, Identity):
-        return f"neither an Identity nor a Refusal: {type(answer).__name__}"
-    if not isinstance(answer.user, str) or not isinstance(answer.username, str):
-        return "an Identity whose user or username is no text"
-    if answer.expires_ms is not None and type(answer.expires_ms) is not int:
-        return "an Identity whose expires_ms is no integer"
-    return ""
 
 
 def _fail(item: Event[Client] | Command[Client], error: Exception) -> None:

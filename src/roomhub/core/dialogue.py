@@ -14,7 +14,7 @@ from typing_extensions import TypeVar
 from roomhub.core import errors
 from roomhub.core.codec import wire_bytes
 from roomhub.core.errors import CloseReason
-from roomhub.core.identity import Identity, Refusal
+from roomhub.core.identity import Identity, Refusal, identity_fault
 from roomhub.core.limits import Limits
 from roomhub.core.membership import Membership
 from roomhub.core.message import Position, Record
@@ -211,13 +211,11 @@ class Dialogue(Generic[C]):
 
     def _admit(self, session: Session[C], identity: Identity, now: float) -> bool:
         """False if an authenticator has given it a name that nobody may have."""
-        username, most = identity.username or identity.user, self._limits.name_bytes
-        names = (username, identity.user)
-        if any(username_fault(name, max_bytes=most, plain=False) is not None for name in names):
+        if identity_fault(identity, max_bytes=self._limits.name_bytes, plain=False) is not None:
             self._membership.evict(session, errors.PROTOCOL, now)
             return False
         if not session.user:
-            session.user, session.username = identity.user, username
+            session.user, session.username = identity.user, identity.username or identity.user
             self._state.users.setdefault(session.user, {})[session] = None
         self._state.identify(session, identity, now)
         return True

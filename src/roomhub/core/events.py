@@ -53,7 +53,8 @@ class Connected(Generic[C_co]):
         client: the transport's handle.
         lane: how it is written to.
         username: its name; a bad one (``username_fault``) is refused. Its identity key is made of it.
-        identity: who it is, if that is known; instead of ``username``.
+        identity: who it is, if that is known; instead of ``username``. Where the hub ``authenticates``, a ``username``
+            without one is taken as it is: the transport vouches for it.
         rooms: rooms to join at once.
         address: where it comes from, for the cap per address and the rate of joins; ``""`` has no cap.
         shares: the transport writes what ``Hub.share`` hands it; otherwise ``Hub.ready`` names the client and it pulls.

@@ -52,7 +52,7 @@ from roomhub.core.events import (
     Ticked,
     Writable,
 )
-from roomhub.core.identity import Identity
+from roomhub.core.identity import Identity, identity_fault
 from roomhub.core.limits import Limits
 from roomhub.core.membership import Membership
 from roomhub.core.message import CHAT, DM, Kind, Message
@@ -494,10 +494,9 @@ class Hub(Generic[C]):
 
     def _name_fault(self, username: str, identity: Identity | None, *, plain: bool) -> str | None:
         most = self.limits.name_bytes
-        fault = username_fault(username, max_bytes=most, plain=plain)
-        if fault is None and identity is not None:
-            fault = username_fault(identity.user, max_bytes=most, plain=False)
-        return fault
+        if identity is not None:
+            return identity_fault(identity, max_bytes=most, plain=plain)
+        return username_fault(username, max_bytes=most, plain=plain)
 
     def _authenticated(self, event: Authenticated, now: float) -> None:
         if isinstance(event.ref, Question):

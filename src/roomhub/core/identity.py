@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Identity", "Refusal"]
+from roomhub.core.names import username_fault
+
+__all__ = ["Identity", "Refusal", "identity_fault"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,3 +37,12 @@ class Refusal:
 
     message: str
     name: Literal["unauthorized", "forbidden", "token_expired"] = "unauthorized"
+
+
+def identity_fault(identity: Identity, *, max_bytes: float, plain: bool) -> str | None:
+    """What is wrong with its names, or None: both go to others, so ``username_fault`` has its say on both.
+
+    ``plain``: the user name goes into the plain dialect's roster.
+    """
+    fault = username_fault(identity.username or identity.user, max_bytes=max_bytes, plain=plain)
+    return username_fault(identity.user, max_bytes=max_bytes, plain=False) if fault is None else fault

@@ -59,6 +59,8 @@ class EchoApplication:
     def admits(self, connection: Connection, upgrade: Upgrade) -> bool:
         return True
 
+    def withdrawn(self, connection: Connection) -> None: ...
+
     def opened(self, connection: Connection, upgrade: Upgrade) -> None:
         deflate = upgrade.deflate
         self._echoes[connection] = _Echo(None if deflate is None else _deflated(deflate.server_max_window_bits))

@@ -13,6 +13,7 @@ import pytest
 from roomhub import Hub, Limits, Runtime
 from roomhub.ports import ConnectionInfo, Identity, Refusal
 from roomhub.testing import ManualClock
+from roomhub.transports.websocket.chat import ChatApplication
 from tests.transports.websocket.support import TEXT, Driver, World, frame, request, serving, until
 from tests.transports.websocket.test_v1 import SUBPROTOCOL, Client
 
@@ -127,7 +128,7 @@ async def test_refused_at_the_handshake(driver: Driver, lines: tuple[str, ...], 
         assert (found, error in body["error"]) == (status, True), body
         assert (headers.get("www-authenticate") == "Bearer") is (found == 401)
         assert world.runtime.rooms() == ()
-        assert not world.runtime._peers
+        assert knows_nobody(world)
 
 
 async def test_a_token_by_hello(driver: Driver) -> None:
@@ -245,45 +246,141 @@ async def unknown_by_then(world: World, keeper: Gatekeeper) -> Any:
     return peer
 
 
-async def test_an_answer_that_comes_when_the_peer_has_gone(driver: Driver) -> None:
-    serving_, keeper = guarded(driver)
-    go = anyio.Event()
+def knows_nobody(world: World) -> bool:
+    """Nothing is kept of a peer that did not come in, or has left."""
+    questions, application = world.runtime._questions, world.server._service.application
+    assert questions is not None
+    assert isinstance(application, ChatApplication)
+    kept = (questions._infos, application._asked, application._asked_at, application._identities)
+    return not questions.count and not any(kept)
 
-    async def wait() -> Identity:
-        await go.wait()
+
+class Held:
+    """An answer that waits, and how it ended."""
+
+    def __init__(self) -> None:
+        self.go = anyio.Event()
+        self.called_off = 0
+
+    async def __call__(self) -> Identity:
+        try:
+            await self.go.wait()
+        except anyio.get_cancelled_exc_class():
+            self.called_off += 1
+            raise
         return Identity(user="ann")
 
+
+async def test_whoever_has_gone_is_not_asked_about_any_more(driver: Driver) -> None:
+    """At the handshake, by hello, and by auth: the question is called off, and nothing of the peer is kept."""
+    serving_, keeper = guarded(driver)
     async with serving_ as world:
-        keeper.fault = wait
-        peer = await unknown_by_then(world, keeper)
-        peer.reset()
+        ann, ben = await known(world), await unknown(world)
+        keeper.fault = held = Held()
+        waiting = await unknown_by_then(world, keeper)
+        await ann.say("auth", id=1, token="better")
+        await ben.say("hello", id=1, token="other")
+        questions = world.runtime._questions
+        assert questions is not None
+        await until(lambda: questions.count == 3)
+        for peer in (waiting, ann.peer, ben.peer):
+            peer.reset()
         await until(lambda: not world.server.connections)
-        go.set()
-        await until(lambda: not world.runtime._peers)
-        assert world.runtime.hub.is_empty
+        await until(lambda: held.called_off == 3)
+        assert knows_nobody(world)
 
 
 async def test_what_comes_before_the_answer_waits(driver: Driver) -> None:
     serving_, keeper = guarded(driver)
-    go = anyio.Event()
-
-    async def wait() -> Identity:
-        await go.wait()
-        return Identity(user="ann")
-
     async with serving_ as world:
-        keeper.fault = wait
+        keeper.fault = held = Held()
         peer = await unknown_by_then(world, keeper)
-        await peer.send(frame(TEXT, b"early"))
+        early = frame(TEXT, b"early")
+        await peer.send(early)
+        [waiting] = world.server._service.connections
+        await until(lambda: len(waiting._early) == len(early))
         flood = await unknown_by_then(world, keeper)
         await flood.send(b"x" * 20_000)
         assert (await flood.response()).status == 400
-        await anyio.sleep(0.05)
         assert world.runtime.rooms() == ()
-        go.set()
+        held.go.set()
         await peer.response()
         heard = [json.loads((await peer.frame()).payload) for _ in range(3)]
         assert heard[-1]["content"] == "early"
+
+
+async def test_there_may_be_no_more_questions_than_clients(driver: Driver) -> None:
+    serving_, keeper = guarded(driver, connections_per_address=2)
+    async with serving_ as world:
+        keeper.fault = held = Held()
+        waiting = [await unknown_by_then(world, keeper) for _ in range(2)]
+        status, headers, body = await status_of(world, "/ws/lobby", "Authorization: Bearer good")
+        assert (status, headers["retry-after"], body["error"]) == (503, "5", "over_capacity: try again later")
+        assert len(keeper.seen) == 2
+        waiting.pop().reset()
+        await until(lambda: held.called_off == 1)
+        waiting.append(await unknown_by_then(world, keeper))
+        held.go.set()
+        for peer in waiting:
+            assert (await peer.response()).status == 101
+        assert world.server._service.refusals["over_capacity"] == 1
+
+
+async def test_a_handshake_whose_time_is_up_while_it_waits(driver: Driver) -> None:
+    """Its request did arrive in time: it is told to come back, and not that it was slow."""
+    serving_, keeper = guarded(driver, handshake_timeout_s=2, auth_timeout_s=3)
+    async with serving_ as world:
+        keeper.fault = held = Held()
+        peer = await unknown_by_then(world, keeper)
+        world.clock.advance(2)
+        response = await peer.response()
+        assert (response.status, response.headers["retry-after"]) == (503, "5")
+        await until(lambda: held.called_off == 1)
+        assert world.server._service.refusals == {"http_503": 1}
+
+
+@pytest.mark.parametrize(
+    ("identity", "lines", "status"),
+    [
+        (Identity(user="u", username="Ann, Ben"), (), 403),
+        (Identity(user="u", username="Ann, Ben"), (SUBPROTOCOL,), 101),
+        (Identity(user="u\n"), (SUBPROTOCOL,), 403),
+        (Identity(user="u\n", username="Ann"), (), 403),
+        (Identity(user="u" * 65, username="Ann"), (SUBPROTOCOL,), 403),
+        (Identity(user=""), (), 403),
+    ],
+)
+async def test_an_identity_whose_name_nobody_may_have(
+    driver: Driver, identity: Identity, lines: tuple[str, ...], status: int
+) -> None:
+    """The plain roster joins names with commas; v1 has no such trouble."""
+    serving_, keeper = guarded(driver)
+
+    async def answer() -> Identity:
+        return identity
+
+    async with serving_ as world:
+        keeper.fault = answer
+        peer = world.connect()
+        await peer.send(request("/ws/lobby", lines=[*lines, "Authorization: Bearer good"]))
+        response = await peer.response()
+        assert response.status == status
+        if status == 403:
+            assert "username" in json.loads(response.body)["error"]
+            assert knows_nobody(world)
+            assert world.server._service.refusals == {"http_403": 1}
+
+
+async def test_what_is_shown_twice(driver: Driver) -> None:
+    """Which of two tokens counts must not depend on who reads them; of two cookies the longer path's comes first."""
+    serving_, keeper = guarded(driver)
+    async with serving_ as world:
+        lines = ("Authorization: Bearer good", "Authorization: Bearer other")
+        status, _, body = await status_of(world, "/ws/lobby", *lines)
+        assert (status, body["error"]) == (400, "Authorization is given more than once: send it once")
+        assert not keeper.seen
+        await unknown(world, "/ws/lobby", "Cookie: login=good; login=other", "Cookie: login=other")
+        await until(lambda: world.runtime.members("lobby") == ("ann",))
 
 
 async def test_a_server_that_stops_while_it_waits(driver: Driver) -> None:
@@ -300,7 +397,7 @@ async def test_look_alike_names_are_one_user_without_an_authenticator(driver: Dr
             peer = world.connect()
             await peer.upgrade(request(f"/ws/lobby?username={name}"))
             await peer.frame()
-        assert world.runtime.members("lobby") == ("ann",)
+        await until(lambda: world.runtime.members("lobby") == ("ann",))
         assert len(world.runtime.hub.clients()) == 3
         world.runtime.kick("ann")
         await until(lambda: not world.runtime.members("lobby"))
@@ -371,8 +468,8 @@ async def test_an_authenticator_that_is_cancelled_from_within(driver: Driver) ->
         assert (await ann.ask("ping", id=2))["type"] == "pong"
 
 
-async def test_an_answer_that_is_too_late_counts_for_nothing(driver: Driver) -> None:
-    """A thread cannot be cancelled, and what it brings when the time is up is not taken."""
+async def test_what_cannot_be_called_off_is_not_waited_for(driver: Driver, caplog: pytest.LogCaptureFixture) -> None:
+    """A thread, for instance. Its peer is answered when the time is up, and what it brings then is not taken."""
     serving_, keeper = guarded(driver, auth_timeout_s=3)
     go = anyio.Event()
 
@@ -385,10 +482,12 @@ async def test_an_answer_that_is_too_late_counts_for_nothing(driver: Driver) -> 
         keeper.fault = shielded
         late = await unknown_by_then(world, keeper)
         world.clock.advance(3)
-        await anyio.sleep(0.01)
-        go.set()
         assert (await late.response()).status == 503
-        assert world.runtime.hub.is_empty
+        assert "took longer than 3 s" in caplog.text
+        go.set()
+        assert (await (await unknown_by_then(world, keeper)).response()).status == 101
+        await until(lambda: world.runtime.members("lobby") == ("ann",))
+        assert len(world.runtime.hub.clients()) == 1
 
 
 async def test_an_expired_cookie_does_not_keep_a_page_from_saying_hello(driver: Driver) -> None:

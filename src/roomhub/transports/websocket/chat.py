@@ -2,20 +2,22 @@
 
 import secrets
 from base64 import urlsafe_b64decode
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
 from roomhub.core.codec import Chunk, Codec, Lane, PlainCodec
 from roomhub.core.commands import Dismiss
-from roomhub.core.errors import DRAINING, RATE_LIMITED, CloseReason
+from roomhub.core.errors import DRAINING, OVER_CAPACITY, RATE_LIMITED, CloseReason
 from roomhub.core.events import Blocked, Connected, Disconnected, Heard, Received, Writable
+from roomhub.core.identity import identity_fault
 from roomhub.core.json_codec import JsonCodec
 from roomhub.core.limits import Limits
 from roomhub.core.rates import Rate
 from roomhub.ports import ConnectionInfo, Identity, Refusal
 from roomhub.runtime import Runtime
-from roomhub.transports.websocket.connection import RETRY_AFTER_S, Connection, Phase
+from roomhub.transports.websocket.connection import Connection
 from roomhub.transports.websocket.frames import FrameLimits, text_frame
 from roomhub.transports.websocket.handshake import Request, Upgrade
 
@@ -51,7 +53,9 @@ BEARER = "roomhub.bearer."
 def connection_info(upgrade: Upgrade) -> ConnectionInfo:
     """What an authenticator is told of a request."""
     request, route = upgrade.request, upgrade.route
-    cookies = (part.partition("=") for line in request.values("cookie") for part in line.split(";"))
+    parts = [part.partition("=") for line in request.values("cookie") for part in line.split(";")]
+    # Of two with one name the first counts, that of the longer path (RFC 6265 section 5.4): so it is put in last.
+    cookies = {name.strip(): value.strip().strip('"') for name, equals, value in reversed(parts) if equals}
     return ConnectionInfo(
         address=upgrade.address,
         secure=upgrade.secure,
@@ -59,7 +63,7 @@ def connection_info(upgrade: Upgrade) -> ConnectionInfo:
         room=route.room,
         username=route.username,
         token=_token(request),
-        cookies={name.strip(): value.strip().strip('"') for name, equals, value in cookies if equals},
+        cookies=cookies,
         headers=dict(request.headers),
     )
 
@@ -89,6 +93,8 @@ class ChatApplication:
         self._v1_frames = FrameLimits(limits.v1_message_bytes, limits.fragments, binary=False)
         self._ping_rate = Rate(limits.message_rate_per_s, limits.message_burst)
         self._deflated: dict[tuple[Lane, int], Lane] = {}
+        self._asked: dict[Connection, str] = {}  # the addresses of those whom an authenticator is asked about
+        self._asked_at: Counter[str] = Counter()  # how many of them at each
         self._identities: dict[Connection, Identity] = {}  # of those that are just being opened
 
     def frame_limits(self, upgrade: Upgrade) -> FrameLimits:
@@ -100,33 +106,57 @@ class ChatApplication:
     def admits(self, connection: Connection, upgrade: Upgrade) -> bool:
         if not self._runtime.authenticates:
             return True
+        limits, address = self._runtime.limits, upgrade.address
+        if len(upgrade.request.values("authorization")) > 1:
+            connection.refused(400, "Authorization is given more than once: send it once")
+            return False
+        # They hold sockets and questions, so there may be no more of them than there may be clients.
+        is_crowd = bool(address) and self._asked_at[address] >= limits.connections_per_address
+        if is_crowd or len(self._asked) >= limits.connections:
+            connection.turned_away(OVER_CAPACITY)
+            return False
         info = connection_info(upgrade)
         is_v1 = upgrade.subprotocol is not None
 
         def identified(outcome: Identity | Refusal | None) -> None:
-            if isinstance(outcome, Identity):
-                self._identities[connection] = outcome
-                connection.admitted()
-            elif isinstance(outcome, Refusal) and is_v1 and info.token is None and outcome.name != "forbidden":
-                connection.admitted()  # its hello may have a token
-            elif outcome is None:
-                retry_after = (("Retry-After", str(RETRY_AFTER_S)),)
-                connection.refused(503, "nobody could tell who you are: try again later", retry_after)
+            if outcome is None:
+                connection.unanswered()
+            elif isinstance(outcome, Identity):
+                fault = identity_fault(outcome, max_bytes=limits.name_bytes, plain=not is_v1)
+                if fault is None:
+                    self._identities[connection] = outcome
+                    connection.admitted()
+                else:
+                    connection.refused(403, fault)
             elif outcome.name == "forbidden":
                 connection.refused(403, outcome.message)
+            elif is_v1 and info.token is None:
+                connection.admitted()  # its hello may have a token
             else:
                 # RFC 9110 section 11.6.1: a 401 names what would be taken.
                 connection.refused(401, outcome.message, (("WWW-Authenticate", "Bearer"),))
-            self._identities.pop(connection, None)
-            if connection.phase is not Phase.OPEN:
-                self._runtime.forget_peer(connection)
 
+        self._asked[connection] = address
+        self._asked_at[address] += 1
         self._runtime.identify(connection, info, identified)
         return False
 
+    def withdrawn(self, connection: Connection) -> None:
+        self._answered(connection)
+        self._runtime.forget_peer(connection)
+
+    def _answered(self, connection: Connection) -> Identity | None:
+        """It is not asked about any more; who it is, if that is known."""
+        address = self._asked.pop(connection, None)
+        if address is not None:
+            self._asked_at[address] -= 1
+            if not self._asked_at[address]:
+                del self._asked_at[address]
+        return self._identities.pop(connection, None)
+
     def opened(self, connection: Connection, upgrade: Upgrade) -> None:
         is_v1 = upgrade.subprotocol is not None
-        identity = self._identities.get(connection)
+        identity = self._answered(connection)
         lane = v1_lane(self._runtime.limits) if is_v1 else PLAIN
         deflate = upgrade.deflate
         connection.lane = lane if deflate is None else self._deflate_lane(lane, deflate.server_max_window_bits)

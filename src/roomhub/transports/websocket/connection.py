@@ -91,6 +91,10 @@ class Application(Protocol):
         """Whether this request may become a connection. False: the connection's ``admitted`` or ``refused`` follows."""
         ...
 
+    def withdrawn(self, connection: "Connection") -> None:
+        """What waited to be admitted will not become a connection: it was refused, or has gone."""
+        ...
+
     def opened(self, connection: "Connection", upgrade: Upgrade) -> None: ...
 
     def received(self, connection: "Connection", message: str | bytes) -> None: ...
@@ -336,8 +340,10 @@ class Connection(ABC):
         """The driver closed the socket."""
         if self.phase is Phase.GONE:
             return
-        self.phase = Phase.GONE
+        is_waiting, self.phase = self.phase is Phase.WAITING, Phase.GONE
         try:
+            if is_waiting:
+                self.service.application.withdrawn(self)
             self._depart()
         finally:
             self.service.forget(self)
@@ -347,7 +353,9 @@ class Connection(ABC):
         self._pongs = 0
 
     def timed_out(self, kind: Timer) -> None:
-        if kind == "handshake":
+        if kind == "handshake" and self.phase is Phase.WAITING:
+            self.unanswered()  # its request did arrive in time
+        elif kind == "handshake":
             # A peer that said nothing gets nothing: it may not even speak HTTP.
             self.service.refusals["http_408"] += 1
             self._reply(timeout_reply())
@@ -500,23 +508,35 @@ class Connection(ABC):
     def refused(self, status: int, error: str, headers: Iterable[tuple[str, str]] = ()) -> None:
         """The application does not want what waits to be admitted; nothing happens if nothing does."""
         if self.phase is Phase.WAITING:
-            assert self._upgrade is not None
             self.service.refusals[f"http_{status}"] += 1
-            self._reply(Reply(status, self._upgrade.refuse(status, error, headers), error))
+            self._refuse(status, error, headers)
+
+    def turned_away(self, reason: CloseReason) -> None:
+        """There is no room now for what waits to be admitted."""
+        self.service.refusals[reason.name] += 1
+        self._refuse(503, f"{reason.name}: try again later", (("Retry-After", str(retry_after_s(reason))),))
+
+    def unanswered(self) -> None:
+        """Nobody has told in time whether to admit what waits for that."""
+        self.refused(503, "nobody could tell who you are: try again later", (("Retry-After", str(RETRY_AFTER_S)),))
+
+    def _refuse(self, status: int, error: str, headers: Iterable[tuple[str, str]]) -> None:
+        upgrade, self._upgrade = self._upgrade, None
+        assert upgrade is not None
+        self._reply(Reply(status, upgrade.refuse(status, error, headers), error))
+        self.service.application.withdrawn(self)
 
     def admitted(self) -> None:
         """The application takes what waits to be admitted; nothing happens if nothing does."""
         if self.phase is not Phase.WAITING:
             return
-        assert self._upgrade is not None
-        outcome, self._upgrade = self._upgrade, None
+        outcome = self._upgrade
+        assert outcome is not None
         refusal = self.service.application.refusal(outcome.address)
         if refusal is not None:
-            self.service.refusals[refusal.name] += 1
-            error = f"{refusal.name}: try again later"
-            data = outcome.refuse(503, error, (("Retry-After", str(retry_after_s(refusal))),))
-            self._reply(Reply(503, data, error))
+            self.turned_away(refusal)
             return
+        self._upgrade = None
         self.service.deadlines.cancel("handshake", self)
         self.phase = Phase.OPEN
         self._is_app_open = True

@@ -597,9 +597,9 @@ class Runtime:
             case Authorize():
                 callbacks = self._callbacks
                 if callbacks.decides_joins and not callbacks.allows(effect.room, effect.username):
-                    self._queue.append(Denied(effect.client, effect.room, effect.number))
+                    self._queue.append(Denied(effect.client, effect.room, effect.ref))
                 elif self._questions is None or effect.identity is None:
-                    self._queue.append(Authorized(effect.client, effect.room, effect.number))
+                    self._queue.append(Authorized(effect.client, effect.room, effect.ref))
                 else:
                     self._questions.authorize(effect.client, effect.identity, effect.room, self._authorized(effect))
             case Authenticate():
@@ -674,7 +674,7 @@ class Runtime:
 
     def _authorized(self, effect: Authorize[Client]) -> Callable[[bool], None]:
         def answered(is_allowed: bool) -> None:
-            answer = (Authorized if is_allowed else Denied)(effect.client, effect.room, effect.number)
+            answer = (Authorized if is_allowed else Denied)(effect.client, effect.room, effect.ref)
             self._submit_answer(effect.client, answer)
 
         return answered

@@ -292,7 +292,7 @@ def test_a_late_answer_is_not_taken_for_that_to_a_later_question() -> None:
     (play >> After(3)).forget() >> says("ann", "join", id=2, room="r")
     second = play.orders.popleft()
     assert isinstance(second, Authorize)
-    play >> Authorized("ann", "r", first.number) << Nothing() >> Denied("ann", "r", second.number)
+    play >> Authorized("ann", "r", first.ref) << Nothing() >> Denied("ann", "r", second.ref)
     play << Hears("ann", error("forbidden", 2))
 
 

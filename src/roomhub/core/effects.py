@@ -43,16 +43,16 @@ class Probe(Generic[C]):
 class Authorize(Generic[C]):
     """Ask whether ``username`` may join; answer with ``Authorized`` or ``Denied``. Only if ``Hub.authorizes``."""
 
-    __slots__ = ("client", "identity", "number", "room", "username")
+    __slots__ = ("client", "identity", "ref", "room", "username")
 
     def __init__(
-        self, client: C, room: str, username: str, identity: Identity | None = None, number: int | None = None
+        self, client: C, room: str, username: str, identity: Identity | None = None, ref: Hashable = None
     ) -> None:
         self.client: C = client
         self.room: str = room
         self.username: str = username
         self.identity: Identity | None = identity
-        self.number: int | None = number
+        self.ref: Hashable = ref
 
     def __repr__(self) -> str:
         return f"Authorize({self.client!r}, {self.room!r}, {self.username!r})"

@@ -143,15 +143,15 @@ class Authorized(Generic[C_co]):
 
     Args:
         client, room: as asked.
-        number: that of the question; a late answer must not be taken for that to a later one. None fits any.
+        ref: that of the question; a late answer must not be taken for that to a later one. None fits any.
     """
 
-    __slots__ = ("client", "number", "room")
+    __slots__ = ("client", "ref", "room")
 
-    def __init__(self, client: C_co, room: str, number: int | None = None) -> None:
+    def __init__(self, client: C_co, room: str, ref: Hashable = None) -> None:
         self.client: C_co = client
         self.room: str = room
-        self.number: int | None = number
+        self.ref: Hashable = ref
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.client!r}, {self.room!r})"

@@ -515,7 +515,7 @@ class Hub(Generic[C]):
     def _was_asked(self, session: Session[C], answer: Authorized[C]) -> bool:
         """Whether this answer is still waited for."""
         number = session.questions.get(answer.room)
-        if number is None or answer.number not in (None, number):
+        if number is None or answer.ref not in (None, number):
             return False
         del session.questions[answer.room]
         self._deadlines.cancel("authorize", (session, answer.room))

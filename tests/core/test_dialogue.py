@@ -863,6 +863,15 @@ def test_a_user_gone_and_back_in_time_was_never_gone() -> None:
     play.forget() >> Disconnected("ann2") >> After(10) << Report << Hears("ben", left("Ann", 4))
 
 
+def test_who_comes_into_a_room_that_a_grace_keeps_hears_of_no_old_departures() -> None:
+    """Of the plain dialect's either: what nobody was there to hear is not told later, nor left in its roster."""
+    play = greeted("Ann", "Ben", presence_grace_s=10) >> Disconnected("ann") >> After(5) >> Disconnected("ben")
+    play >> After(5)  # Ann has left, and nobody hears of it
+    play.forget() >> Connected("ben2", TEXT, "Ben", ["r"])
+    play << Sees("ben2", "online Ben", "+Ben") << Nothing()
+    play >> Connected("pat", TEXT, "Pat", ["r"]) << Sees("ben2", "online Ben,Pat", "+Pat")
+
+
 def test_without_grace_who_vanishes_has_left() -> None:
     greeted("Ann", "Ben", presence_grace_s=0) >> Disconnected("ann") << Hears("ben", left("Ann", 4))
 

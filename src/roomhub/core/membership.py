@@ -122,8 +122,12 @@ class Membership(Generic[C]):
             talk = room.begin_talk(self._state.first_rev)
         self._deadlines.cancel("grace", (room, user))
         self._deadlines.cancel("linger", room)
-        if talk is not None and talk.roster.changed and not room.members:
-            self.tell_roster(room)  # to nobody: whoever comes into an empty room hears of no old departures
+        if not room.members:
+            # To nobody: whoever comes into a room that only the graces of others keep hears of no old departures.
+            room.arrivals.clear()
+            room.departures.clear()
+            if talk is not None and talk.roster.changed:
+                self.tell_roster(room)
         session.members += (room.enter(session),)
         session.steer()
         if entered is not None:

@@ -283,6 +283,27 @@ def test_what_was_held_counts_no_more_once_it_is_done() -> None:
     assert play.hub.state_of("ann") is State.OPEN
 
 
+def test_a_token_ends_by_the_wall_clock_also_when_that_is_set() -> None:
+    """A machine that slept, or whose clock was wrong: it is the issuer's time that counts."""
+    play = guarded() >> ClockSet(1_000_000) >> unknown()
+    order = hello(play)
+    play >> Authenticated(order.ref, Identity(user="u1", expires_ms=1_100_000))
+    play.forget() >> ClockSet(1_095_000)
+    assert play.hub.next_deadline() == 5
+    play >> ClockSet(1_000_500) >> After(5) << Nothing() >> After(94)
+    assert play.closed == {}
+    play >> After(0.5)
+    assert play.closed == {"ann": "token_expired"}
+
+
+def test_a_clock_that_drifts_leaves_the_deadlines() -> None:
+    play = guarded() >> ClockSet(1_000_000) >> unknown()
+    order = hello(play)
+    play >> Authenticated(order.ref, Identity(user="u1", expires_ms=1_100_000))
+    play.forget() >> ClockSet(1_000_999)
+    assert play.hub.next_deadline() == 100
+
+
 def test_a_late_answer_is_not_taken_for_that_to_a_later_question() -> None:
     play = Playbook(auth_timeout_s=3)
     play.hub.authorizes = True

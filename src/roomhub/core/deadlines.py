@@ -105,6 +105,10 @@ class Alarms(Generic[Key]):
         """Forget the key; nothing happens if it is not set."""
         self._ends.pop(key, None)
 
+    def keys(self) -> Sequence[Key]:
+        """Those that are set."""
+        return tuple(self._ends)
+
     def next(self) -> float:
         """The next end, ``inf`` if nothing is set."""
         while self._heap:

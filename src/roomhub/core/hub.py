@@ -11,7 +11,7 @@ What a peer sends never raises. What the caller does wrong (an order with a bad 
 
 import math
 from collections.abc import Callable, Collection, Hashable, Sequence
-from typing import Any, Generic, Literal, assert_never
+from typing import Any, Final, Generic, Literal, assert_never
 
 from typing_extensions import TypeVar
 
@@ -70,6 +70,10 @@ from roomhub.core.storage import Snapshot
 __all__ = ["Hub", "Share", "Statistics"]
 
 C = TypeVar("C", bound=Hashable)
+
+
+CLOCK_MOVED_MS: Final = 1_000
+"""A clock that differs by so much from what it should say was set; less is drift, which the next look puts right."""
 
 
 class Hub(Generic[C]):
@@ -572,7 +576,12 @@ class Hub(Generic[C]):
             self._state.answered(event.ref, event.page, now)
 
     def _clock_set(self, event: ClockSet, now: float) -> None:
-        self._state.wall_offset_ms = event.unix_ms - now * 1000
+        state = self._state
+        was_ms = int(now * 1000 + state.wall_offset_ms)
+        state.wall_offset_ms = event.unix_ms - now * 1000
+        for session in state.expiries.keys() if abs(event.unix_ms - was_ms) >= CLOCK_MOVED_MS else ():
+            assert session.identity is not None
+            state.identify(session, session.identity, now)
 
     def _ticked(self, event: Ticked, now: float) -> None:
         for kind, key in self._deadlines.expired(now):

@@ -21,9 +21,11 @@ from roomhub.core.codec import Chunk, Lane
 from roomhub.core.deadlines import Deadlines
 from roomhub.core.errors import CloseReason
 from roomhub.core.events import Blocked, Connected, Disconnected, Writable
+from roomhub.core.identity import Identity
+from roomhub.core.sanctions import Sanction
 from roomhub.ports import Client
 from roomhub.testing import ManualClock
-from roomhub.transports.memory import PLAIN_TEXT, ClientClosed, MemoryClient, connect
+from roomhub.transports.memory import PLAIN_TEXT, ClientClosed, MemoryClient, connect, v1_lane
 
 pytestmark = pytest.mark.anyio
 
@@ -379,6 +381,64 @@ async def test_rooms_members_history_statistics() -> None:
             statistics = runtime.statistics()
             assert (statistics.connections, statistics.rooms, statistics.members) == (3, 2, 4)
             assert (statistics.messages_in, statistics.messages_published) == (4, 4)
+
+
+async def test_the_program_bans_and_mutes() -> None:
+    clock = ManualClock()
+    async with Runtime(clock=clock) as runtime:
+        ann, ben = connect(runtime, "ann", "lobby"), connect(runtime, "Ben", "lobby")
+        runtime.ban("BEN", "lobby", for_s=60, message="spam")
+        assert ben.closed is errors.BANNED
+        assert ann.closed is None
+        assert connect(runtime, "ben", "lobby").closed is errors.BANNED
+        assert connect(runtime, "ben", "den").closed is None
+        [ban] = runtime.sanctions()
+        assert ban == Sanction("ban", "ben", "lobby", clock.unix_ms() + 60_000, "spam", "", clock.unix_ms())
+        assert runtime.ban_of("ben", "lobby") == ban
+        assert runtime.ban_of("ben") is None
+        clock.advance(60)
+        assert connect(runtime, "ben", "lobby").closed is None
+        runtime.mute("ann")
+        ann.send("hello?")
+        runtime.unmute("ann")
+        ann.send("hello!")
+        assert [message.content for message in runtime.history("lobby")] == ["hello!"]
+        runtime.ban("ben")
+        runtime.unban("ben")
+        assert runtime.sanctions() == []
+        with pytest.raises(ValueError, match="for_s must be seconds"):
+            runtime.mute("ann", for_s=-1)
+        with pytest.raises(ValueError, match="room"):
+            runtime.ban("ann", "no room")
+    for order in (runtime.ban, runtime.unban, runtime.mute, runtime.unmute):
+        with pytest.raises(RuntimeError, match="is not running"):
+            order("ann")
+
+
+async def test_a_callback_bans_who_says_something_bad() -> None:
+    def judge(message: Message) -> None:
+        if message.content == "bad":
+            runtime.ban(message.user, message.room, message="that was bad")
+
+    async with Runtime(clock=ManualClock(), on_message=judge) as runtime:
+        ann = connect(runtime, "ann", "lobby")
+        ann.send("bad")
+        assert ann.closed is errors.BANNED
+        assert [sanction.message for sanction in runtime.sanctions()] == ["that was bad"]
+
+
+async def test_nobody_moderates_where_nobody_says_who_may() -> None:
+    """A transport of the program's own may know who its clients are; but without an authenticator none has a right."""
+    clock = ManualClock()
+    async with Runtime(clock=clock) as runtime:
+        ann = MemoryClient(runtime, v1_lane(runtime.limits))
+        runtime.submit(Connected(ann, ann.lane, "", secret="s", identity=Identity(user="ann")))
+        ann.send('{"type":"hello","id":1}')
+        ann.send('{"type":"mod","id":2,"room":"lobby","action":"ban","user":"ben"}')
+        runtime.flush()
+        assert json.loads(await ann.receive())["type"] == "welcome"
+        assert json.loads(await ann.receive())["name"] == "forbidden"
+        ann.close()
 
 
 async def test_kick_closes_every_connection_of_a_user_with_the_reason() -> None:

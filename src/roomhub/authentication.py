@@ -57,15 +57,17 @@ class Questions:
         info = replace(self._infos.get(peer, ConnectionInfo()), token=token)
         self._ask(peer, "authenticate", self._authenticator.authenticate, (info,), _identified(then))
 
-    def authorize(self, peer: Hashable, identity: Identity, room: str, then: Callable[[bool], None]) -> None:
-        """May it join?"""
+    def authorize(
+        self, peer: Hashable, identity: Identity, action: str, room: str, then: Callable[[bool], None]
+    ) -> None:
+        """May it do this there?"""
 
         def answered(answer: object) -> None:
             if answer is not None and not isinstance(answer, bool):
                 _log.error("authorize must return True or False, not %s", type(answer).__name__)
             then(answer is True)
 
-        self._ask(peer, "authorize", self._authenticator.authorize, (identity, "join", room), answered)
+        self._ask(peer, "authorize", self._authenticator.authorize, (identity, action, room), answered)
 
     def forget(self, peer: Hashable) -> None:
         """It has gone: nobody waits for the answers."""

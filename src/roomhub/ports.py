@@ -12,6 +12,7 @@ from anyio.lowlevel import checkpoint
 from roomhub.core.codec import Chunk, Lane
 from roomhub.core.errors import CloseReason
 from roomhub.core.identity import Identity, Refusal
+from roomhub.core.sanctions import Sanction
 from roomhub.core.storage import Report, Snapshot, StoredMessage
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "HistoryStore",
     "Identity",
     "Refusal",
+    "Sanction",
     "SharingClient",
     "SystemClock",
 ]
@@ -62,7 +64,10 @@ class Authenticator(Protocol):
         ...
 
     async def authorize(self, identity: Identity, action: str, room: str) -> bool:
-        """Whether it may do this: ``action`` is "join", or "kick", "ban", "unban", "mute" or "unmute" in the room."""
+        """Whether it may do this: ``action`` is "join", or "kick", "ban", "unban", "mute" or "unmute" in the room.
+
+        Where a moderator wants it everywhere, ``room`` is "".
+        """
         ...
 
 
@@ -183,6 +188,17 @@ class HistoryStore(Protocol):
 
     def erase_user(self, user: str, ref: Hashable = None) -> bool:
         """Erase all that a user said, and the user's keys; as ``erase_message``."""
+        ...
+
+    def impose(self, sanction: Sanction, ref: Hashable = None) -> bool:
+        """Keep a ban or a mute, in place of one of its kind for its user and room; as ``erase_message``.
+
+        ``open`` gives those that are kept and not over.
+        """
+        ...
+
+    def lift(self, sanction: Sanction, ref: Hashable = None) -> bool:
+        """Keep it no more, if it is kept: the one of its kind for its user and room; as ``erase_message``."""
         ...
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import inf
 from os import PathLike
 from types import TracebackType
 from typing import Any, Final, Literal, Self, assert_never
@@ -28,7 +29,21 @@ from roomhub.callbacks import Callbacks, JoinHook, MessageHook, MessageListener,
 from roomhub.confirmations import Confirmation, ThreadCalls
 from roomhub.core import errors
 from roomhub.core.codec import Chunk
-from roomhub.core.commands import CloseRoom, Command, Drain, Enter, EraseMessage, EraseUser, Exit, Kick, Publish
+from roomhub.core.commands import (
+    Ban,
+    CloseRoom,
+    Command,
+    Drain,
+    Enter,
+    EraseMessage,
+    EraseUser,
+    Exit,
+    Kick,
+    Mute,
+    Publish,
+    Unban,
+    Unmute,
+)
 from roomhub.core.deadlines import Deadlines
 from roomhub.core.effects import (
     Announce,
@@ -36,7 +51,10 @@ from roomhub.core.effects import (
     Authorize,
     Close,
     Effect,
+    Impose,
+    Lift,
     Load,
+    Moderated,
     Probe,
     Report,
     Settle,
@@ -60,6 +78,7 @@ from roomhub.core.events import (
 from roomhub.core.hub import Hub
 from roomhub.core.limits import Limits
 from roomhub.core.message import Message, Position
+from roomhub.core.sanctions import EVERYWHERE, Sanction
 from roomhub.core.statistics import Statistics
 from roomhub.core.storage import Report as StoreReport
 from roomhub.core.storage import Snapshot, StoreError
@@ -83,7 +102,7 @@ LATE_TURNS: Final = 100
 FOLLOW_UPS: Final = 100
 """How many orders a turn takes that callbacks gave because of what other callbacks had ordered. The rest waits for the
 next flush: a program that answers itself without end keeps a core busy, but nobody waiting."""
-_Order: Final = (Publish, Enter, Exit, Kick, CloseRoom)
+_Order: Final = (Publish, Enter, Exit, Kick, Ban, Unban, CloseRoom)
 
 
 class _Timers:
@@ -503,10 +522,55 @@ class Runtime:
         """The newest messages a room keeps, oldest first."""
         return self.hub.history(room) if limit is None else self.hub.history(room, limit)
 
-    def kick(self, user: str, room: str | None = None, *, reason: CloseReason = errors.KICKED) -> None:
-        """Put a user out of a room, or of all (None). A connection left without a room is closed with the reason."""
+    def kick(
+        self, user: str, room: str | None = None, *, reason: CloseReason = errors.KICKED, message: str = ""
+    ) -> None:
+        """Put a user out of a room, or of all (None); it may come back.
+
+        Put out of a room, a plain connection that is in no other is closed; out of all, every one. ``message`` is a
+        word about it to v1 clients.
+        """
         self._check_thread("anyio.from_thread.run_sync")
-        self.submit(Kick(user, room, reason=reason))
+        self.submit(Kick(user, room, reason=reason, message=message))
+
+    def ban(self, user: str, room: str | None = None, *, for_s: float = inf, message: str = "") -> None:
+        """Put a user out of a room, or of all (None), and let it in no more, for so many seconds or for ever.
+
+        It holds at once, also for who is not here, and takes the place of one before. With ``history`` it outlives the
+        process. A ban from all is one of its own beside those from rooms.
+
+        Raises:
+            ValueError: a bad room, an empty user, or ``for_s`` is not more than 0.
+            RuntimeError: there are as many bans and mutes as ``Limits.sanctions``; or as ``publish``.
+        """
+        self._check_thread("anyio.from_thread.run_sync")
+        self.submit(Ban(user, room, for_s=for_s, message=message))
+
+    def unban(self, user: str, room: str | None = None) -> None:
+        """End the ban from a room, or that from all (None). Nothing happens if there is none."""
+        self._check_thread("anyio.from_thread.run_sync")
+        self.submit(Unban(user, room))
+
+    def mute(self, user: str, room: str | None = None, *, for_s: float = inf, message: str = "") -> None:
+        """Let a user say nothing in a room, or anywhere (None); as ``ban`` otherwise.
+
+        It may come, listen and go. What the program publishes in its name is said all the same.
+        """
+        self._check_thread("anyio.from_thread.run_sync")
+        self.submit(Mute(user, room, for_s=for_s, message=message))
+
+    def unmute(self, user: str, room: str | None = None) -> None:
+        """End a mute, as ``unban`` a ban."""
+        self._check_thread("anyio.from_thread.run_sync")
+        self.submit(Unmute(user, room))
+
+    def sanctions(self) -> Sequence[Sanction]:
+        """The bans and mutes in force."""
+        return self.hub.sanctions(self.clock.now())
+
+    def ban_of(self, user: str, room: str = EVERYWHERE) -> Sanction | None:
+        """What keeps a user, by its identity key, out of a room, or out of all; for a transport to refuse it early."""
+        return self.hub.ban_of(user, room, self.clock.now())
 
     def close_room(self, room: str) -> None:
         """Put everybody out of a room and forget it."""
@@ -594,6 +658,11 @@ class Runtime:
                 else:
                     message.content = content
                     self._queue.append(Published(message, effect.ref))
+            case Authorize() if effect.action != "join":
+                if self._questions is None or effect.identity is None:
+                    self._queue.append(Denied(effect.client, effect.room, effect.ref))
+                else:
+                    self._ask_whether(effect, effect.identity, self._questions)
             case Authorize():
                 callbacks = self._callbacks
                 if callbacks.decides_joins and not callbacks.allows(effect.room, effect.username):
@@ -601,7 +670,7 @@ class Runtime:
                 elif self._questions is None or effect.identity is None:
                     self._queue.append(Authorized(effect.client, effect.room, effect.ref))
                 else:
-                    self._questions.authorize(effect.client, effect.identity, effect.room, self._authorized(effect))
+                    self._ask_whether(effect, effect.identity, self._questions)
             case Authenticate():
                 assert self._questions is not None
                 self._questions.authenticate(effect.client, effect.token, self._authenticated(effect))
@@ -633,6 +702,18 @@ class Runtime:
                 )
                 if not taken:
                     self._queue.append(Loaded(effect.ref, None, "the store is asked for too much"))
+            case Impose():
+                assert self._history is not None
+                keep = self._history.lift if isinstance(effect, Lift) else self._history.impose
+                if not keep(effect.sanction, effect.ref):
+                    _log.error("the store takes no more: %r is in force and not kept", effect)
+                    refs = [] if effect.ref is None else [effect.ref]
+                    self._queue.append(StoreFailed(refs, "the store takes no more"))
+            case Moderated():
+                # %r: a peer's words, and a log is read in a terminal.
+                where = f"in {effect.room!r}" if effect.room else "everywhere"
+                where += "" if effect.until_ms is None else f" until {effect.until_ms} ms"
+                _log.info("%s of %r %s by %r: %r", effect.action, effect.user, where, effect.by, effect.message)
             case Settle():
                 if isinstance(effect.ref, Confirmation):
                     effect.ref.settle(effect.position)
@@ -672,12 +753,12 @@ class Runtime:
     def _authenticated(self, effect: Authenticate[Client]) -> Callable[[Identity | Refusal | None], None]:
         return lambda outcome: self._submit_answer(effect.client, Authenticated(effect.ref, outcome))
 
-    def _authorized(self, effect: Authorize[Client]) -> Callable[[bool], None]:
+    def _ask_whether(self, effect: Authorize[Client], identity: Identity, questions: Questions) -> None:
         def answered(is_allowed: bool) -> None:
             answer = (Authorized if is_allowed else Denied)(effect.client, effect.room, effect.ref)
             self._submit_answer(effect.client, answer)
 
-        return answered
+        questions.authorize(effect.client, identity, effect.action, effect.room, answered)
 
     def _submit_answer(self, client: Client, answer: Event[Client]) -> None:
         try:

@@ -12,7 +12,21 @@ from typing import Any, NamedTuple
 
 from roomhub.core.codec import Chunk, Lane
 from roomhub.core.commands import CloseRoom, Dismiss, Drain, Enter, Exit, Kick, Publish
-from roomhub.core.effects import Announce, Authenticate, Authorize, Close, Effect, Load, Probe, Report, Settle, Store
+from roomhub.core.effects import (
+    Announce,
+    Authenticate,
+    Authorize,
+    Close,
+    Effect,
+    Impose,
+    Lift,
+    Load,
+    Moderated,
+    Probe,
+    Report,
+    Settle,
+    Store,
+)
 from roomhub.core.errors import KICKED
 from roomhub.core.events import (
     Authorized,
@@ -175,7 +189,7 @@ def described(effect: Effect[int]) -> Told:
             return ("report", message.kind, message.room, message.username, message.content, message.offset)
         case Settle():
             return ("settle", effect.ref, effect.position)
-        case Store() | Load() | Authenticate():
+        case Store() | Load() | Authenticate() | Impose() | Lift() | Moderated():
             raise AssertionError("this hub has no store, and asks for no token")
 
 

@@ -20,13 +20,28 @@ from collections.abc import Iterator
 from typing import Any
 
 from roomhub.core.codec import Chunk, Codec, Lane, PlainCodec, text_lane
-from roomhub.core.effects import Announce, Authenticate, Authorize, Close, Effect, Load, Probe, Report, Settle, Store
+from roomhub.core.effects import (
+    Announce,
+    Authenticate,
+    Authorize,
+    Close,
+    Effect,
+    Impose,
+    Lift,
+    Load,
+    Moderated,
+    Probe,
+    Report,
+    Settle,
+    Store,
+)
 from roomhub.core.events import Received, Ticked
 from roomhub.core.hub import Hub
 from roomhub.core.json_codec import JsonCodec
 from roomhub.core.limits import Limits
 from roomhub.core.message import Message
 from roomhub.core.protocol import SERVER_MESSAGES
+from roomhub.core.sanctions import Sanction
 
 __all__ = [
     "BYTES",
@@ -254,6 +269,10 @@ class Playbook:
         return self
 
 
+def told_sanction(sanction: Sanction) -> str:
+    return f"{sanction.kind} {sanction.user} {sanction.room!r} {sanction.until_ms} {sanction.message!r}"
+
+
 def short(order: Effect[str]) -> str:
     match order:
         case Close():
@@ -263,7 +282,8 @@ def short(order: Effect[str]) -> str:
         case Authenticate():
             return f"authenticate {order.client}"
         case Authorize():
-            return f"authorize {order.client} {order.room} {order.username}"
+            action = "" if order.action == "join" else f" {order.action}"
+            return f"authorize {order.client} {order.room} {order.username}{action}"
         case Announce():
             return f"announce {told(order.message)}"
         case Report():
@@ -272,6 +292,13 @@ def short(order: Effect[str]) -> str:
             return f"store {', '.join(f'{message.room} {message.offset}' for message in order.messages)}"
         case Load():
             return f"load {order.room} {order.after} {order.before} {order.limit}"
+        case Lift():
+            return f"lift {told_sanction(order.sanction)}"
+        case Impose():
+            return f"impose {told_sanction(order.sanction)}"
+        case Moderated():
+            until = order.until_ms
+            return f"{order.action} {order.user} {order.room!r} by {order.by} until {until}: {order.message}"
         case Settle():
             where = order.position
             return f"settle {order.ref} {f'{where.epoch}/{where.offset}' if where else None}"

@@ -8,7 +8,8 @@ it. Judged is what they saw:
 
 * no place, an epoch and an offset, ever has two messages (G1);
 * what a client sees is contiguous but for gaps that it is told (G2), and a gap never covers what was stored (G3);
-* what got an ``ok`` is in the store, and a key that got one gets the same place again (G4).
+* what got an ``ok`` is in the store, and a key that got one gets the same place again (G4);
+* a ban or mute that got an ``ok`` is in force after a restart, and one that was lifted with an ``ok`` is not.
 """
 
 import argparse
@@ -20,8 +21,9 @@ from random import Random
 from typing import Any
 
 from roomhub.core.commands import Drain
-from roomhub.core.effects import Close, Load, Store
+from roomhub.core.effects import Authorize, Close, Impose, Lift, Load, Moderated, Store
 from roomhub.core.events import (
+    Authorized,
     Blocked,
     Connected,
     Disconnected,
@@ -33,7 +35,9 @@ from roomhub.core.events import (
     Writable,
 )
 from roomhub.core.hub import Hub
+from roomhub.core.identity import Identity
 from roomhub.core.limits import Limits
+from roomhub.core.sanctions import Sanction
 from roomhub.core.session import State
 from roomhub.core.storage import Page, Report, Snapshot, StoredGap, StoredKey, StoredMessage, StoredRoom
 from tests.core.playbook import V1, frames
@@ -42,6 +46,8 @@ __all__ = ["StoreSimulation", "run"]
 
 ROOMS = ("a", "b")
 USERS = ("Ann", "Ben", "Cy")
+OUTSIDERS = ("Dee", "Eve")
+"""They are banned and muted, and never come."""
 RESERVE = 6
 
 
@@ -54,6 +60,7 @@ class Shelf:
         self.reserved: dict[str, int] = {}
         self.messages: dict[str, dict[int, StoredMessage]] = {}
         self.keys: dict[tuple[str, str, str], StoredKey] = {}
+        self.sanctions: dict[tuple[str, str, str], Sanction] = {}
 
     def snapshot(self) -> Snapshot:
         """As after a kill: what was reserved may have been used."""
@@ -63,7 +70,7 @@ class Shelf:
         rooms = [
             StoredRoom(room, epoch, self.last[room], self.reserved[room], 0) for room, epoch in self.epochs.items()
         ]
-        return Snapshot(rooms, list(self.keys.values()))
+        return Snapshot(rooms, list(self.keys.values()), list(self.sanctions.values()))
 
     def reserve(self, room: str, epoch: str, in_use: int) -> dict[tuple[str, str], int]:
         if room not in self.epochs:
@@ -72,6 +79,12 @@ class Shelf:
             self.reserved[room] = in_use + RESERVE
             return {(room, epoch): self.reserved[room]}
         return {}
+
+    def take(self, order: Impose) -> None:
+        if isinstance(order, Lift):
+            self.sanctions.pop(order.sanction[:3], None)
+        else:
+            self.sanctions[order.sanction[:3]] = order.sanction
 
     def commit(self, message: StoredMessage) -> dict[tuple[str, str], int]:
         reserved = self.reserve(message.room, message.epoch, message.offset)
@@ -112,6 +125,7 @@ class Client:
         self.secret = "none yet"
         self.positions: dict[str, tuple[str, int]] = {}
         self.pending: dict[str, tuple[str, str, str]] = {}  # by id: room, content, key
+        self.moderating: dict[str, tuple[str, str, str]] = {}  # by id: kind, user, room
         self.blocked = False
         self.welcomed = False
 
@@ -145,6 +159,8 @@ class StoreSimulation:
         self.places: dict[tuple[str, str, int], str] = {}
         self.acknowledged: dict[str, tuple[str, str, int]] = {}
         self.by_key: dict[tuple[str, str, str], tuple[str, int]] = {}
+        # By kind, user and room: what was done from the last on that is known to be stored; "" stands for nothing.
+        self.sanctions: dict[tuple[str, str, str], list[tuple[str, bool]]] = {}
         self.begin()
 
     # -- the process ------------------------------------------------------------------------------------------------
@@ -156,15 +172,27 @@ class StoreSimulation:
             epoch=f"run{self.counts['starts']}", limits=self.limits, slow=self.random.choice(("close", "skip"))
         )
         self.hub.restore(self.shelf.snapshot(), reserve=RESERVE, now=self.now)
-        self.queue: deque[tuple[StoredMessage, Hashable]] = deque()
+        self.check_sanctions()
+        self.queue: deque[tuple[StoredMessage | Impose, Hashable]] = deque()
         self.loads: deque[Load] = deque()
         self.short: dict[tuple[str, str], int] = {}
         self.is_stuck = False
+
+    def check_sanctions(self) -> None:
+        """After a restart: each as it was when it was last stored for certain, or as it was left since."""
+        held = self.hub.sanctions(self.now)
+        now: dict[tuple[str, str, str], str] = {(each.kind, each.user, each.room): each.message for each in held}
+        assert set(now) <= set(self.sanctions)
+        for key, done in self.sanctions.items():
+            found = [(number, holds) for number, holds in done if now.get(key) == (number if holds else None)]
+            assert found, f"{key} is {now.get(key)}, and it was {done}"
+            self.sanctions[key] = found[-1:]
 
     def kill(self) -> None:
         """What was not committed is gone, and so are the connections."""
         for client in self.clients:
             client.handle, client.welcomed, client.blocked = "", False, False
+            client.moderating.clear()
         self.begin()
 
     def stop(self) -> None:
@@ -185,6 +213,17 @@ class StoreSimulation:
                         self.note_short(message)
                     self.counts["refused"] += 1
                     self.do(StoreFailed([ref for ref in effect.refs[room:] if ref is not None], "full"))
+            elif isinstance(effect, Impose):
+                if len(self.queue) >= 12:
+                    self.do(StoreFailed([effect.ref], "full"))
+                else:
+                    self.queue.append((effect, effect.ref))
+            elif isinstance(effect, Authorize):
+                self.do(Authorized(effect.client, effect.room, effect.ref))
+            elif isinstance(effect, Moderated):
+                kind = "mute" if effect.action.endswith("mute") else "ban"
+                done = self.sanctions.setdefault((kind, effect.user, effect.room), [("", False)])
+                done.append((effect.message, not effect.action.startswith("un")))
             elif isinstance(effect, Load):
                 if len(self.loads) > 20:
                     self.do(Loaded(effect.ref, None, "too many"))
@@ -214,14 +253,18 @@ class StoreSimulation:
         batch = [self.queue.popleft() for _ in range(min(len(self.queue), self.random.choice((1, 3, 9))))]
         refs = [ref for _, ref in batch if ref is not None]
         if batch and self.random.random() < 0.1:
-            for message, _ in batch:
-                self.note_short(message)
+            for item, _ in batch:
+                if isinstance(item, StoredMessage):
+                    self.note_short(item)
             self.counts["failed"] += 1
             self.answer(StoreFailed(refs, "disk"))
             return
         reserved: dict[tuple[str, str], int] = {}
-        for message, _ in batch:
-            reserved |= self.shelf.commit(message)
+        for item, _ in batch:
+            if isinstance(item, StoredMessage):
+                reserved |= self.shelf.commit(item)
+            else:
+                self.shelf.take(item)
         if batch:
             self.counts["commits"] += 1
             self.answer(Stored(refs, reserved))
@@ -267,7 +310,7 @@ class StoreSimulation:
         self.number += 1
         client.handle = f"{client.user}{self.number}"
         secret = f"secret{self.number}"
-        self.do(Connected(client.handle, V1, client.user, secret=secret))
+        self.do(Connected(client.handle, V1, "", secret=secret, identity=Identity(user=client.user)))
         rooms = {room: {"epoch": epoch, "offset": offset} for room, (epoch, offset) in client.positions.items()}
         for room in ROOMS:
             rooms.setdefault(room, {"epoch": "", "offset": 0})
@@ -300,6 +343,17 @@ class StoreSimulation:
             fields: Mapping[str, Any] = {"key": key} if key else {}
             kind = {"type": "dm", "to": room[1:]} if room.startswith("@") else {"type": "chat", "room": room}
             self.say(client, id=content, content=content, **kind, **fields)
+
+    def moderate(self) -> None:
+        client = self.somebody()
+        if client.handle and self.hub.state_of(client.handle) is State.OPEN:
+            self.number += 1
+            action, user = self.random.choice(("ban", "unban", "mute", "unmute")), self.random.choice(OUTSIDERS)
+            room = self.random.choice(("", *ROOMS))
+            where = {"room": room} if room else {}
+            id_ = f"mod{self.number}"
+            client.moderating[id_] = ("mute" if action.endswith("mute") else "ban", user, room)
+            self.say(client, type="mod", id=id_, action=action, user=user, reason=id_, **where)
 
     def vanish(self) -> None:
         client = self.somebody()
@@ -347,6 +401,15 @@ class StoreSimulation:
                 self.see_said(client, seen)
             case "gap":
                 self.see_gap(client, seen)
+            case "ok" if seen["id"] in client.moderating:
+                done = self.sanctions[client.moderating.pop(seen["id"])]
+                numbers = [number for number, _ in done]
+                if seen["id"] in numbers:  # otherwise a later one is known to be stored
+                    del done[: numbers.index(seen["id"])]
+                self.counts["moderated"] += 1
+            case "error" if seen.get("id") in client.moderating:
+                del client.moderating[seen["id"]]
+                self.counts[f"moderating: {seen['name']}"] += 1
             case "ok" if seen["id"] in client.pending:
                 self.acknowledge(client, seen, *client.pending.pop(seen["id"]))
             case "error" if seen.get("id") in client.pending and seen["name"] != "internal":
@@ -404,6 +467,7 @@ class StoreSimulation:
         acts = {
             self.connect: 8,
             self.talk: 30,
+            self.moderate: 4,
             self.vanish: 3,
             self.block: 2,
             self.unblock: 4,

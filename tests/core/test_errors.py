@@ -51,7 +51,7 @@ def test_codes_are_unique() -> None:
 
 def test_the_constants_are_the_registry() -> None:
     constants = [value for value in vars(errors).values() if isinstance(value, CloseReason)]
-    assert len(constants) == 15
+    assert len(constants) == 16
     assert all(CLOSE_REASONS[constant.name] is constant for constant in constants)
 
 

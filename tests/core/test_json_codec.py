@@ -22,6 +22,7 @@ from roomhub.core.requests import (
     Join,
     Leave,
     Members,
+    Moderate,
     Ping,
     Presence,
     Resume,
@@ -54,6 +55,11 @@ GOOD: list[tuple[dict[str, Any], object]] = [
     ({"type": "history", "id": 1, "room": "r", "before": 9, "limit": 2}, History("r", 1, None, 9, 2)),
     ({"type": "history", "id": 1, "room": "r", "since": HERE}, History("r", 1, Position("e", 3))),
     ({"type": "members", "id": 1, "room": "r"}, Members("r", 1)),
+    ({"type": "mod", "id": 1, "action": "kick", "user": "ben"}, Moderate(1, "kick", "ben")),
+    (
+        {"type": "mod", "id": 1, "room": "r", "action": "ban", "user": "ben", "for_ms": 5, "reason": "spam"},
+        Moderate(1, "ban", "ben", "r", 5, "spam"),
+    ),
     ({"type": "auth", "id": 1, "token": "t"}, Auth(1, "t")),
     ({"type": "ping"}, Ping()),
 ]

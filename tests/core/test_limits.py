@@ -60,6 +60,7 @@ DEFAULTS = {
     "history_timeout_s": 5,
     "stored_rooms": 1_000_000,
     "keys": 100_000,
+    "sanctions": 100_000,
     "session_ttl_s": 300,
     "sessions": 100_000,
     "key_ttl_s": 300,

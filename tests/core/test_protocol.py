@@ -19,9 +19,19 @@ import pytest
 import roomhub.core
 import roomhub.core.errors as errors_module
 from roomhub.core.commands import CloseRoom, Drain, Kick
-from roomhub.core.effects import Authenticate, Close
+from roomhub.core.effects import Authenticate, Authorize, Close, Moderated
 from roomhub.core.errors import CLOSE_REASONS, ERRORS, CloseReason
-from roomhub.core.events import Authenticated, Blocked, ClockSet, Connected, Disconnected, Received, Writable
+from roomhub.core.events import (
+    Authenticated,
+    Authorized,
+    Blocked,
+    ClockSet,
+    Connected,
+    Denied,
+    Disconnected,
+    Received,
+    Writable,
+)
 from roomhub.core.hub import Hub
 from roomhub.core.identity import Identity, Refusal
 from roomhub.core.limits import Limits
@@ -65,9 +75,10 @@ class Player:
             (r"the server is about to drain, in ([\d.]+) s", lambda seconds: self._does(Drain(float(seconds)))),
             (r"the server drains", lambda: self._does(Drain())),
             (r"the server asks for tokens", self._asks_for_tokens),
+            (r"(\w+) may moderate", self._may_moderate),
             (r"(\w+) connects", self._connects_unknown),
         )
-        self._tokens: dict[str, Identity] = {}
+        self._moderators: set[str] = set()
 
     def step(self, line: str) -> None:
         """Something happens, or somebody says something."""
@@ -100,6 +111,10 @@ class Player:
         """A token is a name, and for how many seconds it is good: "ann 60"."""
         self.play.hub.authenticates = True
 
+    def _may_moderate(self, user: str) -> None:
+        """An authenticator vouches for everybody then, and lets this one moderate."""
+        self._moderators.add(user)
+
     def _connects_unknown(self, client: str) -> None:
         self._connections += 1
         self._does(Connected(client, V1, "", secret=f"s{self._connections}"))
@@ -113,6 +128,12 @@ class Player:
         for order in [order for order in self.play.orders if isinstance(order, Authenticate)]:
             self.play.orders.remove(order)
             self._answer(order)
+        for wish in [order for order in self.play.orders if isinstance(order, Authorize)]:
+            self.play.orders.remove(wish)
+            answer = Authorized if wish.username in self._moderators else Denied
+            self.play >> answer(wish.client, wish.room, wish.ref)
+        for moderated in [order for order in self.play.orders if isinstance(order, Moderated)]:
+            self.play.orders.remove(moderated)
         orders = [order for order in self.play.orders if isinstance(order, Close)]
         assert len(orders) == len(self.play.orders), self.play.orders
         self.play.orders.clear()
@@ -120,7 +141,8 @@ class Player:
 
     def _connects(self, client: str, user: str, *rooms: str) -> None:
         self._connections += 1
-        self._does(Connected(client, V1, user, rooms, secret=f"s{self._connections}"))
+        identity = Identity(user=user) if self._moderators else None
+        self._does(Connected(client, V1, user, rooms, secret=f"s{self._connections}", identity=identity))
 
     def _are_connected(self, names: str, room: str | None = None) -> None:
         """Some connect and say hello, one after another; what they heard of it is not told."""
@@ -203,6 +225,7 @@ ASKED: Mapping[str, Asked] = {
     "dm": Asked("ok", "Say something to one user.", to="Ben", content="x"),
     "history": Asked("ok", "Read a page of a room's history, or of the own mailbox.", room="r", before=1),
     "members": Asked("ok", "Ask who is in a room.", room="r"),
+    "mod": Asked("ok", "Moderate: in a room, or without one everywhere.", room="r", action="mute", user="Ben"),
     "auth": Asked("ok", "Show a new token, before the one before is over.", token="t"),
     "ping": Asked("pong", "Ask for a sign of life."),
 }
@@ -223,7 +246,7 @@ def test_before_welcome_there_is_only_hello(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", CLIENT_MESSAGES)
 def test_after_welcome_each_is_answered_once_but_hello(kind: str) -> None:
-    play = Playbook() >> Connected("ann", V1, "Ann", secret="s1")
+    play = Playbook() >> Connected("ann", V1, "Ann", secret="s1", identity=Identity(user="Ann"))
     play >> says("ann", "hello", id="h") >> says("ann", "join", id="j", room="r")
     play.hub.authenticates = kind == "auth"
     play.forget() >> says("ann", kind, id=1, **ASKED[kind])
@@ -231,6 +254,10 @@ def test_after_welcome_each_is_answered_once_but_hello(kind: str) -> None:
         asked = play.orders.popleft()
         assert isinstance(asked, Authenticate)
         play >> Authenticated(asked.ref, Identity(user="Ann"))
+    if kind == "mod":
+        order = play.orders.popleft()
+        assert isinstance(order, Authorize)
+        play >> Authorized("ann", "r", order.ref) << Moderated
     replies = [message for message in play.hear("ann") if "id" in message]
     reply = "error" if kind in GREETING_MESSAGES else ASKED[kind].reply
     assert [(message["type"], message["id"]) for message in replies] == [(reply, 1)]
@@ -299,7 +326,9 @@ FIELDS: Mapping[str, str] = {
     "message": "for a person who debugs; do not compare it",
     "in_ms": "from now on",
     "reconnect_ms": "wait for a random time between the two before connecting again",
-    "until_ms": "reserved: nobody is kept out for a time yet",
+    "for_ms": "how long a ban or a mute lasts; without it until it is ended",
+    "reason:label": "a word to the user about it",
+    "until_ms": "when the ban ends, Unix time; not there where it has no end, or there is none",
     "retry_after_ms": "wait for so long before the next try",
     "epoch": "one life of a room's log: offsets of two epochs do not compare",
 }
@@ -307,27 +336,27 @@ FIELDS: Mapping[str, str] = {
 WHEN_ERROR: Mapping[str, str] = {
     "bad_request": "no JSON, a field missing or wrong, not the time for it",
     "unauthorized": "the token is no good",
-    "forbidden": "the program does not let this client in, or refused the message",
+    "forbidden": "this client may not come in, or may not moderate; or the program refused the message",
     "unknown_room": "this client is not in the room",
     "unknown_type": "there is no such message",
     "already_joined": "this client is in the room, or about to be",
     "name_taken": "reserved",
     "too_large": "reserved: a message over `v1_message_bytes` closes with 1009",
     "token_expired": "the token is good no more: get a new one",
-    "muted": "reserved",
+    "muted": "this user may say nothing here, until the mute ends (`retry_after_ms`) or is ended",
     "rate_limited": "too many messages, joins or rooms",
     "unrecoverable": "`since` is of another epoch, in `history`",
     "internal": "it was said, but the store could not keep it; or what was asked for could not be found out",
     "draining": "reserved: a server that drains still answers, and lets nobody new in",
-    "over_capacity": "there are as many rooms and mailboxes as there may be",
+    "over_capacity": "there are as many rooms and mailboxes, or bans and mutes, as there may be",
 }
 
 WHEN_CLOSED: Mapping[str, str] = {
     "protocol": "the name of the user is bad (a transport of one's own; WebSockets answer 400)",
     "unauthorized": "its hello has no token, or none that is good",
-    "banned": "reserved",
+    "banned": "the user is banned; WebSockets answer 403 to who comes again",
     "version": "reserved",
-    "kicked": "the program put the user out",
+    "kicked": "the program or a moderator put the user out",
     "replaced": "another connection resumed the session",
     "name_taken": "reserved",
     "connection_limit": "reserved",

@@ -10,6 +10,7 @@ from roomhub.core.hub import Hub
 from roomhub.core.replay import Replay
 from roomhub.core.speech import Speech
 from roomhub.core.state import HubState
+from roomhub.core.storage import Snapshot
 from tests.core import store_simulation
 from tests.core.store_simulation import StoreSimulation
 
@@ -29,6 +30,7 @@ def test_it_all_happens() -> None:
     wanted = (
         *("acknowledged", "healed", "failed", "refused", "pages failed", "closed"),
         *("recovered full", "recovered partial", "recovered none"),
+        *("moderated", "moderating: bad_request", "moderating: internal"),
         *("gap lost", "gap expired", "gap slow", "gap epoch", "see dm", "see bye", "see presence"),
     )
     assert [name for name in wanted if not counts[name]] == []
@@ -49,6 +51,15 @@ def say_ok_before_the_commit(patch: pytest.MonkeyPatch) -> None:
 
 def forget_the_keys_of_the_store(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(HubState, "remember", lambda self, key, receipt, now: None)
+
+
+def forget_the_bans_of_the_store(patch: pytest.MonkeyPatch) -> None:
+    restore = Hub.restore
+
+    def faulty(self: Any, snapshot: Snapshot, **named: Any) -> None:
+        restore(self, snapshot._replace(sanctions=()), **named)
+
+    patch.setattr(Hub, "restore", faulty)
 
 
 def pass_over_a_page(patch: pytest.MonkeyPatch) -> None:
@@ -78,6 +89,7 @@ def close_in_the_middle_of_a_replay(patch: pytest.MonkeyPatch) -> None:
         give_offsets_beyond_what_is_reserved,
         say_ok_before_the_commit,
         forget_the_keys_of_the_store,
+        forget_the_bans_of_the_store,
         pass_over_a_page,
         pass_over_what_would_have_to_be_asked_for,
         close_in_the_middle_of_a_replay,

@@ -15,9 +15,12 @@ from roomhub.core.dialogue import Dialogue
 from roomhub.core.errors import REPLACED
 from roomhub.core.hub import Hub
 from roomhub.core.membership import Membership
+from roomhub.core.moderation import Moderation
 from roomhub.core.replay import Recovery, Replay, recover
 from roomhub.core.roster import Roster
+from roomhub.core.sanctions import Sanctions
 from roomhub.core.speech import Speech
+from roomhub.core.state import HubState
 from tests.core import v1_simulation
 
 ROOT = Path(__file__).parents[2]
@@ -51,10 +54,16 @@ HAPPENS = (
     "see pong",
     "error already_joined",
     "error forbidden",
+    "error muted",
     "error over_capacity",
     "error rate_limited",
     "error unknown_room",
     "error unrecoverable",
+    "moderated ban",
+    "moderated kick",
+    "moderated mute",
+    "moderated unban",
+    "moderated unmute",
     "close banned",
     "close draining",
     "close hello_timeout",
@@ -164,9 +173,9 @@ def recover_nothing_when_nothing_was_said(patch: pytest.MonkeyPatch) -> None:
 def let_the_old_connection_live(patch: pytest.MonkeyPatch) -> None:
     evict = Membership.evict
 
-    def faulty(self: Any, session: Any, reason: Any, now: float) -> None:
+    def faulty(self: Any, session: Any, reason: Any, now: float, **more: Any) -> None:
         if reason is not REPLACED:
-            evict(self, session, reason, now)
+            evict(self, session, reason, now, **more)
 
     patch.setattr(Membership, "evict", faulty)
 
@@ -225,6 +234,22 @@ def let_time_fall(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Speech, "_place", faulty)
 
 
+def let_the_banned_in(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(HubState, "ban_of", lambda *_: None)
+
+
+def leave_the_banned_where_they_are(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Moderation, "put_out", lambda *_, **__: True)
+
+
+def let_the_muted_speak(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(HubState, "mute_of", lambda *_: None)
+
+
+def forget_to_unban(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Sanctions, "remove", lambda *_: None)
+
+
 FAULTS: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
     skip_one_of_a_replay,
     reuse_an_offset,
@@ -244,6 +269,10 @@ FAULTS: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
     keep_ended_sessions,
     lose_what_was_unread,
     let_time_fall,
+    let_the_banned_in,
+    leave_the_banned_where_they_are,
+    let_the_muted_speak,
+    forget_to_unban,
 )
 
 

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 
 from roomhub.core import errors
 from roomhub.core.codec import Chunk, Lane, text_lane, wire_bytes
-from roomhub.core.commands import CloseRoom, Dismiss, Drain, Enter, Exit, Kick, Publish
+from roomhub.core.commands import Ban, CloseRoom, Dismiss, Drain, Enter, Exit, Kick, Mute, Publish, Unban, Unmute
 from roomhub.core.delivery import LATER_BYTES
-from roomhub.core.effects import Announce, Authorize, Close, Probe, Report, Settle
+from roomhub.core.effects import Announce, Authorize, Close, Moderated, Probe, Report, Settle
 from roomhub.core.errors import CloseReason
 from roomhub.core.events import (
     Authorized,
@@ -40,6 +40,7 @@ from roomhub.core.events import (
     Writable,
 )
 from roomhub.core.hub import Hub
+from roomhub.core.identity import Identity
 from roomhub.core.json_codec import JsonCodec
 from roomhub.core.limits import Limits
 from roomhub.core.message import Message, Position
@@ -60,11 +61,14 @@ NEEDS_ROOM = frozenset({"leave", "chat", "event", "typing", "presence", "members
 REFUSALS: Mapping[str, frozenset[str]] = {
     "hello": frozenset({"bad_request"}),
     "join": frozenset({"already_joined", "bad_request", "over_capacity", "forbidden", "rate_limited"}),
-    "chat": frozenset({"unknown_room", "forbidden"}),
-    "dm": frozenset({"over_capacity", "forbidden"}),
+    "chat": frozenset({"unknown_room", "forbidden", "muted"}),
+    "dm": frozenset({"over_capacity", "forbidden", "muted"}),
+    "event": frozenset({"unknown_room", "muted"}),
+    "typing": frozenset({"unknown_room", "muted"}),
+    "mod": frozenset({"bad_request", "forbidden", "over_capacity"}),
     "history": frozenset({"unknown_room", "unrecoverable"}),
     "ping": frozenset(),
-    **{kind: frozenset({"unknown_room"}) for kind in ("leave", "event", "typing", "presence", "members")},
+    **{kind: frozenset({"unknown_room"}) for kind in ("leave", "presence", "members")},
 }
 """The errors that a request may get, beside those for too many of them and for those before hello."""
 
@@ -232,6 +236,7 @@ def limits_of(random: Random) -> Limits:
         session_ttl_s=pick((3, 15)),
         sessions=pick((2, 5, 100)),
         key_ttl_s=pick((2, 8)),
+        sanctions=pick((2, 100)),
     )
 
 
@@ -251,6 +256,7 @@ class Simulation:
         self.hub.reports = True
         self.hub.announces = random.random() < 0.25
         self.hub.authorizes = random.random() < 0.25
+        self.vouches = random.random() < 0.5
         self.share_rate = random.choice((0.0, 0.3, 1.0))
         self.most_members = random.choice((1, 2, 64))
         self.now = 0.0
@@ -266,6 +272,7 @@ class Simulation:
         self.next_number = 0
         self.asked: list[tuple[int, str]] = []
         self.announced: list[tuple[Message, Any]] = []
+        self.moderating: list[Authorize[int]] = []
         # The ledgers
         self.said: dict[tuple[str, str], list[Said]] = {}
         self.places: dict[int, tuple[str, str, int]] = {}
@@ -278,6 +285,7 @@ class Simulation:
         self.events: dict[int, tuple[str, str]] = {}
         self.here: dict[str, set[str]] = {}
         self.settled: set[object] = set()
+        self.sanctions: dict[tuple[str, str, str], float] = {}  # by kind, user, room: when it ends, Unix ms
         self.acts = {
             self.connect: 6,
             self.talk: 40,
@@ -292,6 +300,7 @@ class Simulation:
             self.enter: 2,
             self.exit: 1,
             self.kick: 0.7,
+            self.moderate: 0.7,
             self.close_room: 0.4,
             self.dismiss: 0.2,
             self.tick: 9,
@@ -342,7 +351,8 @@ class Simulation:
         self.devices[device.client] = device
         self.counts["connected"] += 1
         secret = device.secret if device.talks else ""
-        self.do(Connected(device.client, lane, user, rooms, shares=device.shares, secret=secret))
+        identity = Identity(user=user) if self.vouches else None
+        self.do(Connected(device.client, lane, user, rooms, shares=device.shares, secret=secret, identity=identity))
         if device.talks and random.random() < 0.9:
             self.hello(device)
 
@@ -420,6 +430,7 @@ class Simulation:
             "members": 2,
             "history": 3,
             "ping": 1,
+            "mod": 1.5,
             "hello": 0.3,
             "garbage": 0.4,
         }
@@ -444,6 +455,16 @@ class Simulation:
                 self.page(device, random.choice((room, room, f"@{device.user}")))
             case "ping":
                 self.ask(device, Asked(kind, ""))
+            case "mod":
+                action, user = random.choice(("kick", "ban", "unban", "mute", "unmute")), random.choice(USERS)
+                room = "" if random.random() < 0.2 else room
+                if self.sanctions and random.random() < 0.5:
+                    sanction, user, room = random.choice(list(self.sanctions))
+                    action = f"un{sanction}"
+                where: dict[str, Any] = {"room": room} if room else {}
+                is_timed = random.random() < (0.8 if action in ("ban", "mute") else 0.05)
+                end: dict[str, Any] = {"for_ms": random.choice((100, 2_000))} if is_timed else {}
+                self.ask(device, Asked(kind, ""), action=action, user=user, **where, **end)
             case "hello":
                 self.hello(device)
             case "garbage":
@@ -610,6 +631,31 @@ class Simulation:
         reason = self.random.choice((errors.KICKED, errors.CLOSE_REASONS["banned"]))
         self.do(Kick(self.random.choice(USERS), room, reason=reason))
 
+    def moderate(self) -> None:
+        random = self.random
+        user, room = random.choice(USERS), random.choice((None, *ROOMS, *ROOMS))
+        kind = random.choice(("ban", "mute"))
+        if random.random() < 0.3:
+            self.sanctions.pop((kind, user, room or ""), None)
+            self.do(Unban(user, room) if kind == "ban" else Unmute(user, room))
+            return
+        for_s = random.choice((0.1, 2, 2, math.inf))
+        if (kind, user, room or "") not in self.in_force() and len(self.in_force()) >= self.limits.sanctions:
+            return
+        self.sanctions[kind, user, room or ""] = self.unix_ms() + for_s * 1000
+        self.do((Ban if kind == "ban" else Mute)(user, room, for_s=for_s))
+
+    def unix_ms(self) -> int:
+        return self.hub._state.unix_ms(self.now)
+
+    def in_force(self) -> dict[tuple[str, str, str], float]:
+        now_ms = self.unix_ms()
+        return {key: end for key, end in self.sanctions.items() if end > now_ms}
+
+    def is_muted(self, user: str, room: str) -> bool:
+        in_force = self.in_force()
+        return ("mute", user, "") in in_force or ("mute", user, room) in in_force
+
     def close_room(self) -> None:
         self.do(CloseRoom(self.random.choice(ROOMS)))
 
@@ -637,6 +683,7 @@ class Simulation:
 
     def set_clock(self) -> None:
         self.wall_ms += self.random.choice((-50_000, -100, 10, 100_000))
+        self.sanctions = self.in_force()  # a clock that is put back brings none of them back
         self.do(ClockSet(self.wall_ms))
 
     def answer(self) -> None:
@@ -645,6 +692,8 @@ class Simulation:
             self.answer_announced(self.random.randrange(len(self.announced)))
         if self.asked and self.random.random() < 0.7:
             self.answer_asked(self.random.randrange(len(self.asked)))
+        if self.moderating:
+            self.answer_moderating(self.random.randrange(len(self.moderating)))
 
     def answer_announced(self, index: int) -> None:
         message, ref = self.announced.pop(index)
@@ -654,6 +703,11 @@ class Simulation:
         content = message.content + self.random.choice(("", "", "*"))
         own = Message(message.kind, message.room, message.user, message.username, content, to=message.to)
         self.do(Published(own, ref))
+
+    def answer_moderating(self, index: int) -> None:
+        order = self.moderating.pop(index)
+        answer = Denied if self.random.random() < 0.3 else Authorized
+        self.do(answer(order.client, order.room, order.ref))
 
     def answer_asked(self, index: int) -> None:
         client, room = self.asked.pop(index)
@@ -795,10 +849,11 @@ class Simulation:
             elif device.talks:
                 device.stays[item.room].is_left = True
         if isinstance(item, Authorized) and item.client in self.devices:  # or Denied
-            self.devices[item.client].awaits.discard(item.room)
+            self.devices[item.client].awaits.discard(item.room if item.ref is None else "to moderate")
         for effect in hub.handle(item, self.now):
             self.obey(effect)
         self.look_at_mailboxes(mailed)
+        self.look_for_banned()
         for other, member in stays:
             if member.gone and other in self.devices:
                 end = len(self.said.get((member.room.name, member.room.epoch), ()))
@@ -823,6 +878,17 @@ class Simulation:
             case Probe():
                 device = self.devices[effect.client]
                 assert device.closing is None
+            case Authorize() if effect.action != "join":
+                assert self.vouches, "nobody moderates of whom only a name is known"
+                self.moderating.append(effect)
+                self.devices[effect.client].awaits.add("to moderate")
+            case Moderated():
+                kind = "mute" if effect.action.endswith("mute") else "ban"
+                if effect.action in ("ban", "mute"):
+                    self.sanctions[kind, effect.user, effect.room] = effect.until_ms or math.inf
+                elif effect.action != "kick":
+                    del self.sanctions[kind, effect.user, effect.room]
+                self.counts[f"moderated {effect.action}"] += 1
             case Authorize():
                 self.asked.append((effect.client, effect.room))
                 self.devices[effect.client].awaits.add(effect.room)
@@ -838,6 +904,14 @@ class Simulation:
                     assert self.places[effect.ref][1:] == effect.position
             case _:
                 raise AssertionError(f"nobody asked for {effect!r}")
+
+    def look_for_banned(self) -> None:
+        """Who is banned is nowhere where it is."""
+        for kind, user, room in self.in_force():
+            if kind == "ban" and room:
+                assert user not in self.hub.members(room), f"{user} is banned from {room}"
+            elif kind == "ban":
+                assert not any(session.is_live for session in self.hub._users.get(user, ())), f"{user} is banned"
 
     def note_report(self, message: Message) -> None:
         here = self.here.setdefault(message.room, set())
@@ -859,6 +933,8 @@ class Simulation:
         assert not said or ts >= said[-1].ts, "the time of a room's messages never falls"
         number = number_of(content)
         author = self.authors[number]
+        if author and not self.hub.announces:
+            assert not self.is_muted(user, "" if to else room), f"{user} is muted and said {content}"
         if not to or room == f"@{to}":
             assert number not in self.places, f"{content} has two places"
             self.places[number] = (room, epoch, offset)
@@ -1226,8 +1302,13 @@ class Simulation:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
+    def check_sanctions(self) -> None:
+        told = {(each.kind, each.user, each.room) for each in self.hub.sanctions(self.now)}
+        assert told == set(self.in_force())
+
     def check(self) -> None:
         """Look at what the hub holds."""
+        self.check_sanctions()
         hub, state = self.hub, self.hub._state
         assert set(hub._sessions) == set(self.devices)
         assert sum(map(len, hub._users.values())) == len(self.devices)
@@ -1394,6 +1475,8 @@ class Simulation:
                 self.answer_announced(0)
             while self.asked:
                 self.answer_asked(0)
+            while self.moderating:
+                self.answer_moderating(0)
             for device in list(self.devices.values()):
                 if device.closing is not None:
                     self.close(device)
@@ -1456,6 +1539,8 @@ class Simulation:
             self.answer_announced(0)
         while self.asked:
             self.answer_asked(0)
+        while self.moderating:
+            self.answer_moderating(0)
 
     def check_nothing_is_left(self) -> None:
         hub, state = self.hub, self.hub._state

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from roomhub.core.sanctions import Sanction
 from roomhub.core.storage import (
     Loaded,
     Page,
@@ -29,7 +30,7 @@ from roomhub.core.storage import (
     StoreFailed,
 )
 from roomhub.stores import history_file, sqlite
-from roomhub.stores.history_file import MIGRATIONS, HistoryFile
+from roomhub.stores.history_file import APPLICATION_ID, MIGRATIONS, HistoryFile
 from roomhub.stores.sqlite import SqliteHistory
 
 WRITER = Path(__file__).with_name("writer.py")
@@ -154,7 +155,7 @@ def test_what_was_stored_is_there_after_another_start(book: Callable[..., Book])
         StoredMessage("r", "e", 3, "ünal", "Ünal 🦆", "🦆" * 1_000, 2**53, "ben"),
     ]
     first = book()
-    assert first.snapshot == Snapshot([], [])
+    assert first.snapshot == Snapshot([], [], [])
     for each in odd:
         assert first.offer(each)
     assert first.page().messages == odd
@@ -510,7 +511,7 @@ def test_a_damaged_file(book: Callable[..., Book], path: Path) -> None:
 
 def test_an_empty_file_will_do(book: Callable[..., Book], path: Path) -> None:
     path.touch()
-    assert book().snapshot == Snapshot([], [])
+    assert book().snapshot == Snapshot([], [], [])
 
 
 def test_where_nothing_can_be_written(path: Path) -> None:
@@ -555,11 +556,30 @@ def test_older_schemas_are_brought_up(book: Callable[..., Book], path: Path, mon
     assert it.offsets() == [1, 2]
     it.close()
     assert query(path, "SELECT edited_ms FROM messages ORDER BY id") == [(5,), (0,)]
-    assert query(path, "PRAGMA user_version") == [(2,)]
+    newest = len(MIGRATIONS) + 1
+    assert query(path, "PRAGMA user_version") == [(newest,)]
     book(path.with_name("new.db")).close()
-    assert query(path.with_name("new.db"), "PRAGMA user_version") == [(2,)]
+    assert query(path.with_name("new.db"), "PRAGMA user_version") == [(newest,)]
     monkeypatch.undo()
-    assert "has schema 2, and this roomhub knows 1: install the newer roomhub" in refusal(path)
+    assert f"has schema {newest}, and this roomhub knows {newest - 1}: install the newer roomhub" in refusal(path)
+
+
+def test_a_file_of_before_there_were_bans(
+    book: Callable[..., Book], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_file, "MIGRATIONS", MIGRATIONS[:1])
+    database = sqlite3.connect(path)
+    for statement in (*MIGRATIONS[0], "PRAGMA user_version = 1", f"PRAGMA application_id = {APPLICATION_ID}"):
+        database.execute(statement)
+    database.execute("INSERT INTO rooms (name, epoch, last, reserved) VALUES ('r', 'e', 3, 3)")
+    database.commit()
+    database.close()
+    monkeypatch.undo()
+    it = book()
+    assert [room.name for room in it.snapshot.rooms] == ["r"]
+    assert it.history.impose(Sanction("ban", "ann"))
+    it.close()
+    assert book().snapshot.sanctions == [Sanction("ban", "ann")]
 
 
 def test_a_schema_changes_wholly_or_not(book: Callable[..., Book], path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -571,7 +591,7 @@ def test_a_schema_changes_wholly_or_not(book: Callable[..., Book], path: Path, m
         patch.setattr(history_file, "MIGRATIONS", (*MIGRATIONS, ("CREATE TABLE edits (id)", "no SQL")))
         refusal(path)
     assert query(path, "SELECT * FROM sqlite_master") == before
-    assert query(path, "PRAGMA user_version") == [(1,)]
+    assert query(path, "PRAGMA user_version") == [(len(MIGRATIONS),)]
     assert book().offsets() == [1]
 
 
@@ -819,6 +839,64 @@ def test_a_close_that_fails_is_as_a_kill(
 
 
 # -- erasing ----------------------------------------------------------------------------------------------------------
+
+
+# -- bans and mutes ----------------------------------------------------------------------------------------------------
+
+
+def test_bans_and_mutes_are_kept(book: Callable[..., Book]) -> None:
+    it = book()
+    first = Sanction("ban", "ann", "r", NOW_MS + 5, "why", "mod", NOW_MS - 1)
+    kept = [Sanction("ban", "ann", message="all", ts_ms=NOW_MS), Sanction("mute", "ann", "r", ts_ms=NOW_MS + 1)]
+    for number, sanction in enumerate([first, *kept, Sanction("ban", "ben")]):
+        assert it.history.impose(sanction, number)
+    assert it.history.impose(first._replace(message="anew"), "again")
+    assert it.history.lift(Sanction("ban", "ben"), "lift")
+    assert it.history.lift(Sanction("ban", "nobody", "r"), "none there")
+    refs = [ref for report in it.close() if isinstance(report, Stored) for ref in report.refs]
+    assert refs == [0, 1, 2, 3, "again", "lift", "none there"]
+    assert not it.history.impose(first)
+    it = book()
+    assert it.snapshot.sanctions == [first._replace(message="anew"), *kept]
+
+
+def test_bans_survive_a_kill(book: Callable[..., Book], path: Path) -> None:
+    it = book()
+    assert it.history.impose(Sanction("ban", "ann"), "ref")
+    assert it.next() == Stored(["ref"], {})
+    assert book(crashed(path)).snapshot.sanctions == [Sanction("ban", "ann")]
+
+
+def test_what_is_over_is_not_kept(book: Callable[..., Book], path: Path) -> None:
+    it = book()
+    for user, until_ms in (("ann", NOW_MS), ("ben", NOW_MS + 1)):
+        assert it.history.impose(Sanction("mute", user, until_ms=until_ms))
+    it.close()
+    it = book()
+    assert [each.user for each in it.snapshot.sanctions] == ["ben"]
+    it.close()
+    assert query(path, "SELECT user FROM sanctions") == [("ben",)]
+
+
+def test_a_ban_that_is_not_stored_is_told_and_logged(
+    book: Callable[..., Book], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(file: HistoryFile) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    it = book()
+    with monkeypatch.context() as patch:
+        patch.setattr(HistoryFile, "_commit", fail)
+        assert it.history.impose(Sanction("ban", "ann"), "ref")
+        report = it.next()
+    assert isinstance(report, StoreFailed)
+    assert report.refs == ["ref"]
+    assert "was not done" in caplog.text
+    it.close()
+    assert book().snapshot.sanctions == []
+
+
+# -- erasing -----------------------------------------------------------------------------------------------------------
 
 
 def test_an_erased_message_is_nowhere(book: Callable[..., Book], path: Path) -> None:

@@ -1,6 +1,7 @@
 """Orders of the embedding program to the hub. A malformed one raises, as ``Hub.handle`` says, and changes nothing."""
 
 from collections.abc import Hashable, Sequence
+from math import inf
 from typing import Generic, TypeAlias
 
 from typing_extensions import TypeVar
@@ -8,6 +9,7 @@ from typing_extensions import TypeVar
 from roomhub.core.errors import KICKED, CloseReason
 
 __all__ = [
+    "Ban",
     "CloseRoom",
     "Command",
     "Dismiss",
@@ -17,7 +19,10 @@ __all__ = [
     "EraseUser",
     "Exit",
     "Kick",
+    "Mute",
     "Publish",
+    "Unban",
+    "Unmute",
 ]
 
 
@@ -65,18 +70,67 @@ class Exit(Enter[C_co]):
 class Kick:
     """Put a user out of a room, or of every room (``room`` None): all their connections.
 
-    A connection that is in no other room is closed with ``reason``, after what was said up to now.
+    A plain connection that is in no other room is closed with ``reason``, after what was said up to now. ``message`` is
+    a word about it to the user.
     """
 
-    __slots__ = ("reason", "room", "user")
+    __slots__ = ("message", "reason", "room", "user")
 
-    def __init__(self, user: str, room: str | None = None, *, reason: CloseReason = KICKED) -> None:
+    def __init__(self, user: str, room: str | None = None, *, reason: CloseReason = KICKED, message: str = "") -> None:
         self.user: str = user
         self.room: str | None = room
         self.reason: CloseReason = reason
+        self.message: str = message
 
     def __repr__(self) -> str:
         return f"Kick({self.user!r}, {self.room!r})"
+
+
+class Ban:
+    """Put a user out of a room, or of every room (``room`` None), and let it in no more until the ban ends.
+
+    Args:
+        user: who; it need not be here.
+        room: where.
+        for_s: seconds, more than 0; ``inf`` for a ban that ``Unban`` alone ends.
+        message: a word about it to the user.
+    """
+
+    __slots__ = ("for_s", "message", "room", "user")
+
+    def __init__(self, user: str, room: str | None = None, *, for_s: float = inf, message: str = "") -> None:
+        self.user: str = user
+        self.room: str | None = room
+        self.for_s: float = for_s
+        self.message: str = message
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.user!r}, {self.room!r}, for_s={self.for_s:g})"
+
+
+class Mute(Ban):
+    """Let a user say nothing in a room, or anywhere, until the mute ends. It may come, listen and go."""
+
+    __slots__ = ()
+
+
+class Unban:
+    """End the ban of a user from a room, or that from every room (None): each is one of its own."""
+
+    __slots__ = ("room", "user")
+
+    def __init__(self, user: str, room: str | None = None) -> None:
+        self.user: str = user
+        self.room: str | None = room
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.user!r}, {self.room!r})"
+
+
+class Unmute(Unban):
+    """End a mute, as ``Unban`` a ban."""
+
+    __slots__ = ()
 
 
 class CloseRoom:
@@ -156,5 +210,17 @@ class Drain:
 
 
 Command: TypeAlias = (
-    Publish | Enter[C_co] | Exit[C_co] | Kick | CloseRoom | EraseMessage | EraseUser | Dismiss[C_co] | Drain
+    Publish
+    | Enter[C_co]
+    | Exit[C_co]
+    | Kick
+    | Ban
+    | Mute
+    | Unban
+    | Unmute
+    | CloseRoom
+    | EraseMessage
+    | EraseUser
+    | Dismiss[C_co]
+    | Drain
 )

@@ -18,6 +18,7 @@ from roomhub.core.identity import Identity, Refusal, identity_fault
 from roomhub.core.limits import Limits
 from roomhub.core.membership import Membership
 from roomhub.core.message import Position, Record
+from roomhub.core.moderation import Moderation
 from roomhub.core.names import username_fault
 from roomhub.core.protocol import VERSION
 from roomhub.core.rates import Rate
@@ -33,6 +34,7 @@ from roomhub.core.requests import (
     Join,
     Leave,
     Members,
+    Moderate,
     Ping,
     Presence,
     Request,
@@ -40,6 +42,7 @@ from roomhub.core.requests import (
     Typing,
 )
 from roomhub.core.room import Member, Room
+from roomhub.core.sanctions import EVERYWHERE
 from roomhub.core.session import Session, State
 from roomhub.core.speech import Answer, Speech, epoch_notice
 from roomhub.core.state import HubState
@@ -56,6 +59,7 @@ _JOIN_ERRORS: Mapping[CloseReason, tuple[str, str]] = {
     errors.RATE_LIMITED: ("rate_limited", "too many joins, or too many rooms: leave one, or wait"),
     errors.OVER_CAPACITY: ("over_capacity", "there are as many rooms as there may be"),
     errors.FORBIDDEN: ("forbidden", "this room is not for you"),
+    errors.BANNED: ("forbidden", "you are banned from this room"),
 }
 
 
@@ -73,12 +77,14 @@ class Dialogue(Generic[C]):
         state: HubState[C],
         membership: Membership[C],
         speech: Speech[C],
+        moderation: Moderation[C],
         room_fault: Callable[[str], str | None],
         user_key: Callable[[str], str],
     ) -> None:
         self._state = state
         self._membership = membership
         self._speech = speech
+        self._moderation = moderation
         self._room_fault = room_fault
         self._user_key = user_key
         self._limits = state.limits
@@ -96,6 +102,7 @@ class Dialogue(Generic[C]):
             DirectMessage: self._direct_message,
             History: self._history,
             Members: self._members,
+            Moderate: self._moderate,
             Auth: self._auth,
             Ping: self._ping,
             Fault: self._fault,
@@ -184,18 +191,22 @@ class Dialogue(Generic[C]):
     def _authenticate(
         self, session: Session[C], token: str, then: Callable[[Identity | Refusal | None, float], None], now: float
     ) -> None:
+        self._deadlines.cancel("hello", session)
+        self._state.authenticate(session, token, self._awaited(session, then), now)
+
+    def _awaited(self, session: Session[C], then: Callable[[Any, float], None]) -> Callable[[Any, float], None]:
+        """The session waits for an answer, and what it says next waits too; ``then`` has the answer first."""
         talk = session.talk
         assert talk is not None
         talk.loads += 1
-        self._deadlines.cancel("hello", session)
 
-        def answered(outcome: Identity | Refusal | None, now: float) -> None:
+        def answered(answer: Any, now: float) -> None:
             talk.loads -= 1
             if session.is_live:
-                then(outcome, now)
+                then(answer, now)
                 self._go_on(session, now)
 
-        self._state.authenticate(session, token, answered, now)
+        return answered
 
     def _identified(self, session: Session[C], hello: Hello, outcome: Identity | Refusal | None, now: float) -> None:
         """Who says hello is known, or is not."""
@@ -210,7 +221,7 @@ class Dialogue(Generic[C]):
             self._rejoin(session, hello, now)
 
     def _admit(self, session: Session[C], identity: Identity, now: float) -> bool:
-        """False if an authenticator has given it a name that nobody may have."""
+        """False if an authenticator has given it a name that nobody may have, or it is banned."""
         if identity_fault(identity, max_bytes=self._limits.name_bytes, plain=False) is not None:
             self._membership.evict(session, errors.PROTOCOL, now)
             return False
@@ -218,7 +229,10 @@ class Dialogue(Generic[C]):
             session.user, session.username = identity.user, identity.username or identity.user
             self._state.users.setdefault(session.user, {})[session] = None
         self._state.identify(session, identity, now)
-        return True
+        ban = self._state.ban_of(session.user, EVERYWHERE, now)
+        if ban is not None:
+            self._membership.refuse_banned(session, ban, now)
+        return ban is None
 
     def _auth(self, session: Session[C], request: Auth, now: float) -> None:
         if not self._state.authenticates:
@@ -362,7 +376,7 @@ class Dialogue(Generic[C]):
         for name, (since, missing) in talk.allowed.items():
             reason = self._membership.join(session, name, now, is_told=False)
             if reason is not None:
-                talk.refused[name] = _JOIN_ERRORS[reason]
+                talk.refused[name] = self._join_error(session, name, reason, now)
                 continue
             room = session.members[-1].room
             assert room.talk is not None
@@ -498,11 +512,16 @@ class Dialogue(Generic[C]):
         self._state.delivery.go_on(session)
 
     def _refuse_join(self, session: Session[C], reason: CloseReason, request: Join, now: float) -> None:
-        name, message = _JOIN_ERRORS[reason]
+        name, message = self._join_error(session, request.room, reason, now)
         wait_s = 1 / self._limits.join_rate_per_s if reason is errors.RATE_LIMITED else 0.0
         self._state.refusals[reason.name] += 1
         fail = self._membership.fail
         fail(session, name, message, request.id, room=request.room, retry_after_s=wait_s, now=now)
+
+    def _join_error(self, session: Session[C], room: str, reason: CloseReason, now: float) -> tuple[str, str]:
+        name, message = _JOIN_ERRORS[reason]
+        ban = self._state.ban_of(session.user, room, now) if reason is errors.BANNED else None
+        return name, message if ban is None else ban.told()
 
     def _leave(self, session: Session[C], request: Leave, now: float) -> None:
         if self._member(session, request.room, request.id, now) is not None:
@@ -549,18 +568,54 @@ class Dialogue(Generic[C]):
 
     def _shout(self, session: Session[C], request: Shout, now: float) -> None:
         member = self._member(session, request.room, request.id, now)
-        if member is not None:
+        if member is not None and self._speech.may_speak(session, request.room, request.id, now):
             self._speech.shout(member, request.name, request.content)
             self._ok(session, request.id)
 
     def _typing(self, session: Session[C], request: Typing, now: float) -> None:
         member = self._member(session, request.room, request.id, now)
-        if member is not None:
+        id_ = request.id
+        # A sign that a client gives by itself is no word that its user waits for an answer to.
+        if member is not None and self._speech.may_speak(session, request.room, id_, now, is_told=id_ is not None):
             self._speech.typing(member, request.state, now)
             self._ok(session, request.id)
 
     def _ping(self, session: Session[C], request: Ping, now: float) -> None:
         self._state.give(session, "pong", {} if request.id is None else {"id": request.id})
+
+    # -- what a moderator does ----------------------------------------------------------------------------------------
+
+    def _moderate(self, session: Session[C], request: Moderate, now: float) -> None:
+        field, fault = self._moderation_fault(request)
+        if fault:
+            self._refuse(session, "bad_request", fault, request.id, now, field=field)
+            return
+        if session.identity is None:
+            message = "nobody may moderate here: without an authenticator a name is anybody's word"
+            self._refuse(session, "forbidden", message, request.id, now)
+            return
+
+        def answered(is_allowed: bool | None, now: float) -> None:
+            if is_allowed:
+                self._moderation.do(session, request, now)
+            else:
+                message = f"you may not {request.action} anybody here"
+                self._refuse(session, "forbidden", message, request.id, now, room=request.room or EVERYWHERE)
+
+        room = EVERYWHERE if request.room is None else request.room
+        self._state.authorize(session, request.action, room, self._awaited(session, answered), now)
+
+    def _moderation_fault(self, request: Moderate) -> tuple[str, str]:
+        """The field that is wrong, and what about it; both empty if nothing is."""
+        fault = username_fault(request.user, max_bytes=self._limits.name_bytes, plain=False)
+        if fault is not None:
+            return "user", fault.replace("username", "user", 1)
+        fault = None if request.room is None else self._room_fault(request.room)
+        if fault is not None:
+            return "room", fault
+        if request.for_ms is not None and request.action not in ("ban", "mute"):
+            return "for_ms", f"for_ms is for a ban or a mute: leave it out of {request.action}"
+        return "", ""
 
     # -- what was said ------------------------------------------------------------------------------------------------
 
@@ -643,10 +698,6 @@ class Dialogue(Generic[C]):
             talk.held.append((Join(room), 0))
         else:
             self._join(session, Join(room), now)
-
-    def put_out(self, session: Session[C], room: str, reason: CloseReason) -> None:
-        """It is in a room no more, but stays connected."""
-        self._state.give(session, "kicked", {"room": room, "code": reason.code, "reason": reason.name})
 
     def announce_drain(self, session: Session[C], in_s: float, now: float) -> None:
         fields = {"in_ms": int(in_s * 1000), "reconnect_ms": self._membership.reconnect_ms()}

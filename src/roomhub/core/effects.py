@@ -8,9 +8,24 @@ from typing_extensions import TypeVar
 from roomhub.core.errors import CloseReason
 from roomhub.core.identity import Identity
 from roomhub.core.message import Message, Position
+from roomhub.core.sanctions import Sanction
 from roomhub.core.storage import StoredMessage
 
-__all__ = ["Announce", "Authenticate", "Authorize", "Close", "Effect", "Load", "Probe", "Report", "Settle", "Store"]
+__all__ = [
+    "Announce",
+    "Authenticate",
+    "Authorize",
+    "Close",
+    "Effect",
+    "Impose",
+    "Lift",
+    "Load",
+    "Moderated",
+    "Probe",
+    "Report",
+    "Settle",
+    "Store",
+]
 
 C = TypeVar("C", bound=Hashable)
 
@@ -41,21 +56,37 @@ class Probe(Generic[C]):
 
 
 class Authorize(Generic[C]):
-    """Ask whether ``username`` may join; answer with ``Authorized`` or ``Denied``. Only if ``Hub.authorizes``."""
+    """Ask whether a client may do something; answer with ``Authorized`` or ``Denied``.
 
-    __slots__ = ("client", "identity", "ref", "room", "username")
+    Args:
+        client, ref: the answer has them too.
+        room: where, ``""`` for everywhere.
+        username: the identity key.
+        identity: who it is, if an authenticator has said so.
+        action: "join", only if ``Hub.authorizes``; or what a moderator wants: "kick", "ban", "unban", "mute", "unmute".
+    """
+
+    __slots__ = ("action", "client", "identity", "ref", "room", "username")
 
     def __init__(
-        self, client: C, room: str, username: str, identity: Identity | None = None, ref: Hashable = None
+        self,
+        client: C,
+        room: str,
+        username: str,
+        identity: Identity | None = None,
+        ref: Hashable = None,
+        action: str = "join",
     ) -> None:
         self.client: C = client
         self.room: str = room
         self.username: str = username
         self.identity: Identity | None = identity
         self.ref: Hashable = ref
+        self.action: str = action
 
     def __repr__(self) -> str:
-        return f"Authorize({self.client!r}, {self.room!r}, {self.username!r})"
+        action = "" if self.action == "join" else f", action={self.action!r}"
+        return f"Authorize({self.client!r}, {self.room!r}, {self.username!r}{action})"
 
 
 class Authenticate(Generic[C]):
@@ -148,4 +179,65 @@ class Load:
         return f"Load({self.room!r}, after={self.after}, before={self.before}, limit={self.limit})"
 
 
-Effect: TypeAlias = Close[C] | Probe[C] | Authenticate[C] | Authorize[C] | Announce | Report | Settle | Store | Load
+class Impose:
+    """Keep a ban or a mute, in place of one of its kind for the same user and room.
+
+    Answer with ``Stored`` or ``StoreFailed``, as ``Store``. Only after ``Hub.restore``.
+    """
+
+    __slots__ = ("ref", "sanction")
+
+    def __init__(self, sanction: Sanction, ref: Hashable) -> None:
+        self.sanction: Sanction = sanction
+        self.ref: Hashable = ref
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.sanction!r})"
+
+
+class Lift(Impose):
+    """Keep it no more: the one of its kind for the same user and room."""
+
+    __slots__ = ()
+
+
+class Moderated:
+    """A client has moderated, and it is in force: for the program's log.
+
+    Attributes:
+        by: the identity key of who did it.
+        action: "kick", "ban", "unban", "mute" or "unmute".
+        user: the identity key of whom.
+        room: where, ``""`` for everywhere.
+        until_ms: Unix milliseconds at which it ends, None for never or at once.
+        message: why.
+    """
+
+    __slots__ = ("action", "by", "message", "room", "until_ms", "user")
+
+    def __init__(self, by: str, action: str, user: str, room: str, until_ms: int | None, message: str) -> None:
+        self.by: str = by
+        self.action: str = action
+        self.user: str = user
+        self.room: str = room
+        self.until_ms: int | None = until_ms
+        self.message: str = message
+
+    def __repr__(self) -> str:
+        return f"Moderated({self.by!r}, {self.action!r}, {self.user!r}, {self.room!r})"
+
+
+Effect: TypeAlias = (
+    Close[C]
+    | Probe[C]
+    | Authenticate[C]
+    | Authorize[C]
+    | Announce
+    | Report
+    | Settle
+    | Store
+    | Load
+    | Impose
+    | Lift
+    | Moderated
+)

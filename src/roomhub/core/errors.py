@@ -63,12 +63,12 @@ CLOSE_REASONS: Final = {name: CloseReason(name, code, plain) for name, code, pla
 
 PROTOCOL = CLOSE_REASONS["protocol"]
 KICKED = CLOSE_REASONS["kicked"]
+BANNED = CLOSE_REASONS["banned"]
 UNAUTHORIZED = CLOSE_REASONS["unauthorized"]
 INTERNAL = CLOSE_REASONS["internal"]
 TOKEN_EXPIRED = CLOSE_REASONS["token_expired"]
 DRAINING = CLOSE_REASONS["draining"]
 SLOW_CONSUMER = CLOSE_REASONS["slow_consumer"]
-INTERNAL = CLOSE_REASONS["internal"]
 RATE_LIMITED = CLOSE_REASONS["rate_limited"]
 OVER_CAPACITY = CLOSE_REASONS["over_capacity"]
 NO_PONG = CLOSE_REASONS["no_pong"]

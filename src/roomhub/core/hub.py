@@ -19,6 +19,7 @@ from roomhub.core import errors, presence
 from roomhub.core.admission import Admission
 from roomhub.core.codec import Chunk, wire_bytes
 from roomhub.core.commands import (
+    Ban,
     CloseRoom,
     Command,
     Dismiss,
@@ -28,7 +29,10 @@ from roomhub.core.commands import (
     EraseUser,
     Exit,
     Kick,
+    Mute,
     Publish,
+    Unban,
+    Unmute,
 )
 from roomhub.core.dialogue import Dialogue
 from roomhub.core.effects import Announce, Effect, Probe
@@ -56,11 +60,13 @@ from roomhub.core.identity import Identity, identity_fault
 from roomhub.core.limits import Limits
 from roomhub.core.membership import Membership
 from roomhub.core.message import CHAT, DM, Kind, Message
+from roomhub.core.moderation import Moderation
 from roomhub.core.names import username_fault
 from roomhub.core.rates import Rate
 from roomhub.core.replay import is_asking
 from roomhub.core.requests import Chat, Join, Leave
 from roomhub.core.room import Member, Receipt, Room, Share
+from roomhub.core.sanctions import EVERYWHERE, Sanction
 from roomhub.core.session import OPEN, Session, State, Talk
 from roomhub.core.speech import Speech
 from roomhub.core.state import LOG_AGE_LOOKS, HubState, Question, StoreState
@@ -109,7 +115,10 @@ class Hub(Generic[C]):
         self.room_rule: Callable[[str], str | None] = self._admission.room_fault
         self._membership: Membership[C] = Membership(state, self._admission)
         self._speech: Speech[C] = Speech(state, self._membership)
-        self._dialogue: Dialogue[C] = Dialogue(state, self._membership, self._speech, self.room_rule, user_key)
+        self._moderation: Moderation[C] = Moderation(state, self._membership)
+        self._dialogue: Dialogue[C] = Dialogue(
+            state, self._membership, self._speech, self._moderation, self.room_rule, user_key
+        )
         self._sessions = state.sessions
         self._rooms = state.rooms
         self._users = state.users
@@ -145,6 +154,10 @@ class Hub(Generic[C]):
             Enter: self._enter,
             Exit: self._exit,
             Kick: self._kick,
+            Ban: self._impose,
+            Mute: self._impose,
+            Unban: self._lift,
+            Unmute: self._lift,
             CloseRoom: self._close_room,
             EraseMessage: self._erase_message,
             EraseUser: self._erase_user,
@@ -164,6 +177,7 @@ class Hub(Generic[C]):
         Raises:
             ValueError: a command with a bad room or user name or content, or ``Connected`` for a client that is here.
             KeyError: ``Enter`` for a client that is not connected.
+            RuntimeError: ``Ban`` or ``Mute``, and there are as many of them as there may be.
             TypeError: something that is neither an event nor a command, or holds what is no text or no reason.
             Exception: whatever a ``room_rule`` of the program's own raises.
         """
@@ -290,6 +304,8 @@ class Hub(Generic[C]):
         for key in snapshot.keys:
             receipt = Receipt(key.room, key.epoch, key.offset, key.ts_ms)
             self._state.remember((key.room, key.user, key.key), receipt, now)
+        for sanction in snapshot.sanctions:
+            self._state.sanctions.add(sanction)
 
     # -- questions ----------------------------------------------------------------------------------------------------
 
@@ -315,6 +331,14 @@ class Hub(Generic[C]):
         """The newest messages that the room keeps, oldest first."""
         found = self._rooms.get(room)
         return found.messages(limit) if found else ()
+
+    def ban_of(self, user: str, room: str, now: float) -> Sanction | None:
+        """What keeps a user (its identity key) out of a room, or out of all (``""``); None if nothing does."""
+        return self._state.ban_of(user, room, now)
+
+    def sanctions(self, now: float) -> Sequence[Sanction]:
+        """The bans and mutes in force. O(bans and mutes)."""
+        return self._state.sanctions.all(self._state.unix_ms(now))
 
     def user_key(self, name: str) -> str:
         """The identity key of a user: made of the name, but where an authenticator gives keys the key itself."""
@@ -370,6 +394,7 @@ class Hub(Generic[C]):
         # The rule is asked before anything changes, since it may raise.
         rooms = () if refusal is not None or talks else [(room, self.room_rule(room)) for room in event.rooms]
         user = self._user_key(username) if identity is None else identity.user
+        ban = self._state.ban_of(user, EVERYWHERE, now) if refusal is None and user else None
         session = Session(client, event.lane, user, username, event.address, shares=event.shares, now=now)
         self._sessions[client] = session
         self._admission.enter(event.address)
@@ -382,6 +407,9 @@ class Hub(Generic[C]):
             session.talk = Talk(event.secret, event.rooms)
         if refusal is not None:
             self._membership.refuse(session, refusal, now)
+            return
+        if ban is not None:
+            self._membership.refuse_banned(session, ban, now)
             return
         deadlines = self._deadlines
         if talks:
@@ -507,6 +535,9 @@ class Hub(Generic[C]):
             self._state.answered(event.ref, event.outcome, now)
 
     def _authorized(self, event: Authorized[C], now: float) -> None:
+        if isinstance(event.ref, Question):
+            self._state.answered(event.ref, True, now)
+            return
         session = self._sessions.get(event.client)
         if session is None or not self._was_asked(session, event):
             return
@@ -526,6 +557,9 @@ class Hub(Generic[C]):
         return True
 
     def _denied(self, event: Denied[C], now: float) -> None:
+        if isinstance(event.ref, Question):
+            self._state.answered(event.ref, False, now)
+            return
         session = self._sessions.get(event.client)
         if session is not None and self._was_asked(session, event):
             self._deny(session, event.room, now)
@@ -567,9 +601,16 @@ class Hub(Generic[C]):
     def _stored(self, event: Stored, now: float) -> None:
         if self._state.store is not None:
             self._speech.stored(event.refs, event.reserved, now)
+            self._settle_questions(event.refs, True, now)
 
     def _store_failed(self, event: StoreFailed, now: float) -> None:
         self._speech.store_failed(event.refs, event.error)
+        self._settle_questions(event.refs, None, now)
+
+    def _settle_questions(self, refs: Sequence[Hashable], answer: bool | None, now: float) -> None:
+        for ref in refs:
+            if isinstance(ref, Question):
+                self._state.answered(ref, answer, now)
 
     def _loaded(self, event: Loaded, now: float) -> None:
         if isinstance(event.ref, Question):
@@ -577,7 +618,9 @@ class Hub(Generic[C]):
 
     def _clock_set(self, event: ClockSet, now: float) -> None:
         state = self._state
-        was_ms = int(now * 1000 + state.wall_offset_ms)
+        was_ms = state.unix_ms(now)
+        if event.unix_ms < was_ms:
+            state.sanctions.forget(was_ms)  # what is over does not begin again
         state.wall_offset_ms = event.unix_ms - now * 1000
         for session in state.expiries.keys() if abs(event.unix_ms - was_ms) >= CLOCK_MOVED_MS else ():
             assert session.identity is not None
@@ -706,17 +749,37 @@ class Hub(Generic[C]):
 
     def _kick(self, command: Kick, now: float) -> None:
         self._check_reason(command.reason)
-        user = self.user_key(command.user)
-        self._membership.end_graces(user, command.room, command.reason, now)
-        for session in list(self._users.get(user, ())):
-            member = session.member_of(command.room or "")
-            if command.room is None or (member is not None and session.talk is None and len(session.members) == 1):
-                self._membership.evict(session, command.reason, now)
-            elif member is not None:
-                self._membership.leave(session, member, now, keep_unread=True, reason=command.reason.name)
-                if session.talk is not None:
-                    self._dialogue.put_out(session, command.room, command.reason)
-                self._membership.judge_direct(session, now)
+        self._check_texts(message=command.message)
+        room = EVERYWHERE if command.room is None else command.room
+        if not room and command.room is not None:
+            return  # no room has this name
+        self._moderation.put_out(self.user_key(command.user), room, command.reason, now, message=command.message)
+
+    def _impose(self, command: Ban | Mute, now: float) -> None:
+        user, room = self._check_whom(command)
+        self._check_texts(message=command.message)
+        for_s = command.for_s
+        if isinstance(for_s, bool) or not isinstance(for_s, int | float) or not for_s > 0:
+            raise ValueError(f"for_s must be seconds, more than 0 (inf for no end), not {for_s!r}")
+        kind: Literal["ban", "mute"] = "mute" if isinstance(command, Mute) else "ban"
+        if self._moderation.impose(kind, user, room, now, for_s=for_s, message=command.message) is None:
+            raise RuntimeError(
+                f"there are {self.limits.sanctions:g} bans and mutes, as many as the limit sanctions allows: end some"
+            )
+
+    def _lift(self, command: Unban | Unmute, now: float) -> None:
+        user, room = self._check_whom(command)
+        self._moderation.lift("mute" if isinstance(command, Unmute) else "ban", user, room, now)
+
+    def _check_whom(self, command: Ban | Unban) -> tuple[str, str]:
+        """The identity key and the room, ``""`` for everywhere."""
+        self._check_texts(user=command.user)
+        if not command.user:
+            raise ValueError("user must not be empty: that is nobody")
+        if command.room is None:
+            return self.user_key(command.user), EVERYWHERE
+        self._check_room_name(command.room)
+        return self.user_key(command.user), command.room
 
     def _close_room(self, command: CloseRoom, now: float) -> None:
         room = self._rooms.get(command.room)
@@ -728,7 +791,7 @@ class Hub(Generic[C]):
             session = member.session
             self._membership.leave(session, member, now, keep_unread=True, tell=False)
             if session.talk is not None:
-                self._dialogue.put_out(session, room.name, errors.ROOM_CLOSED)
+                self._membership.tell_put_out(session, room.name, errors.ROOM_CLOSED)
                 self._membership.judge_direct(session, now)
             elif not session.members:
                 self._membership.close(session, errors.ROOM_CLOSED, self._state.evictions, now)

@@ -25,6 +25,7 @@ from roomhub.core.requests import (
     Join,
     Leave,
     Members,
+    Moderate,
     Ping,
     Presence,
     Request,
@@ -53,6 +54,7 @@ _BUILDERS: Final[Mapping[str, Callable[..., Request]]] = {
     "dm": DirectMessage,
     "history": History,
     "members": Members,
+    "mod": Moderate,
     "auth": Auth,
     "ping": Ping,
 }
@@ -120,6 +122,8 @@ class JsonCodec:
             "offset": _integer,
             "flag": _flag,
             "state": _state,
+            "action": _action,
+            "duration": _duration,
             "position": _position,
             "resume": _resume,
         }
@@ -273,6 +277,16 @@ def _flag(value: Any) -> _Checked:
 
 def _state(value: Any) -> _Checked:
     return (value, "") if value in ("start", "stop") else (None, '"start" or "stop"')
+
+
+def _action(value: Any) -> _Checked:
+    return (value, "") if value in ("kick", "ban", "unban", "mute", "unmute") else (None, KINDS["action"])
+
+
+def _duration(value: Any) -> _Checked:
+    if type(value) is int and 1 <= value <= BIGGEST_INTEGER:
+        return value, ""
+    return None, f"milliseconds, an integer from 1 to {BIGGEST_INTEGER}"
 
 
 def _position(value: Any) -> _Checked:

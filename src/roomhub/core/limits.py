@@ -123,6 +123,8 @@ class Limits:
     """How many seconds an idempotency key is remembered."""
     keys: float = 100_000
     """How many of them in all; past it the oldest is forgotten."""
+    sanctions: float = 100_000
+    """How many bans and mutes there may be; a further one is refused."""
     presence_interval_s: float = 0.5
     """Seconds between two such batches; plain clients get theirs at twice this interval."""
 

@@ -20,6 +20,7 @@ from roomhub.core.rates import Rate
 from roomhub.core.replay import first_logged
 from roomhub.core.requests import Id
 from roomhub.core.room import Member, Room
+from roomhub.core.sanctions import Sanction
 from roomhub.core.session import Session, State
 from roomhub.core.state import HubState, Timer
 from roomhub.core.storage import Page
@@ -110,6 +111,8 @@ class Membership(Generic[C]):
         """
         if session.member_of(name) is not None:
             return None
+        if self._state.ban_of(session.user, name, now) is not None:
+            return errors.BANNED
         if len(session.members) >= self._limits.rooms_per_client:
             return errors.RATE_LIMITED
         room = self._rooms.get(name) or self._make_room_in_bounds(name)
@@ -199,17 +202,21 @@ class Membership(Generic[C]):
             self.tell_in_time(room, now)
         self.free_if_empty(room, now)
 
-    def end_graces(self, user: str, room: str | None, reason: CloseReason, now: float) -> None:
-        """The user is put out of a room, or of all: then it is not waited for there any more."""
+    def end_graces(self, user: str, room: str | None, reason: CloseReason, now: float) -> bool:
+        """The user is put out of a room, or of all: then it is not waited for there any more; whether it was."""
+        was_waited_for = False
         found = self._rooms.get(room) if room is not None else None
         for each in [found] if found else list(self._rooms.values()) if room is None else ():
             if each.users.get(user) == 0:
+                was_waited_for = True
                 self._deadlines.cancel("grace", (each, user))
                 self._end_grace(each, user, reason.name, now)
         if room is None:
             for secret in [secret for secret, name in self._state.ended.items() if name == user]:
+                was_waited_for = True
                 del self._state.ended[secret]
                 self._deadlines.cancel("session", secret)
+        return was_waited_for
 
     def grace_ended(self, room: Room[C], user: str, now: float) -> None:
         """The user is not back."""
@@ -319,11 +326,27 @@ class Membership(Generic[C]):
         else:
             self.refuse(session, reason, now)
 
+    def refuse_banned(self, session: Session[C], ban: Sanction, now: float) -> None:
+        """It is let in nowhere."""
+        self.close(session, errors.BANNED, self._refusals, now, message=ban.message, until_ms=ban.until_ms)
+
     def refuse(self, session: Session[C], reason: CloseReason, now: float) -> None:
         self.close(session, reason, self._refusals, now)
 
-    def evict(self, session: Session[C], reason: CloseReason, now: float) -> None:
-        """Close a client and tell its rooms. What it has not read goes out before, unless it does not read."""
+    def tell_put_out(
+        self, session: Session[C], room: str, reason: CloseReason, *, message: str = "", until_ms: int | None = None
+    ) -> None:
+        """A v1 client is in a room no more, but stays connected."""
+        fields = {"room": room, "code": reason.code, "reason": message or reason.name}
+        self._state.give(session, "kicked", fields if until_ms is None else {**fields, "until_ms": until_ms})
+
+    def evict(
+        self, session: Session[C], reason: CloseReason, now: float, *, message: str = "", until_ms: int | None = None
+    ) -> None:
+        """Close a client and tell its rooms. What it has not read goes out before, unless it does not read.
+
+        Why, and until when it is not let in again, is told to a client of v1.
+        """
         if not session.is_live:
             return
         is_slow = reason is errors.SLOW_CONSUMER or reason is errors.NO_PONG
@@ -332,15 +355,28 @@ class Membership(Generic[C]):
             session.direct_bytes = 0
         # Whom the code tells to come back will be back.
         self.vacate(session, now, keep_unread=not is_slow, will_be_back=reason.retry != "no", reason=reason.name)
-        self.close(session, reason, self._evictions, now)
+        self.close(session, reason, self._evictions, now, message=message, until_ms=until_ms)
 
-    def close(self, session: Session[C], reason: CloseReason, counter: Counter[str], now: float) -> None:
+    def close(
+        self,
+        session: Session[C],
+        reason: CloseReason,
+        counter: Counter[str],
+        now: float,
+        *,
+        message: str = "",
+        until_ms: int | None = None,
+    ) -> None:
         counter[reason.name] += 1
         talk = session.talk
         if talk is not None:
             fields: dict[str, Any] = {"code": reason.code, "name": reason.name, "retry": reason.retry}
             if reason.retry == "after":
                 fields["reconnect_ms"] = self.reconnect_ms()
+            if message:
+                fields["reason"] = message
+            if until_ms is not None:
+                fields["until_ms"] = until_ms
             self._delivery.cut(session)
             self._state.give(session, "bye", fields)
             self.end_session(session, now, can_resume=reason.retry != "no")

@@ -16,6 +16,7 @@ __all__ = [
     "Join",
     "Leave",
     "Members",
+    "Moderate",
     "Ping",
     "Presence",
     "Request",
@@ -133,6 +134,17 @@ class Members(NamedTuple):
     id: Id
 
 
+class Moderate(NamedTuple):
+    """Kick, ban, unban, mute or unmute (``action``) a user in a room, or everywhere (the wire's ``mod``)."""
+
+    id: Id
+    action: str
+    user: str
+    room: str | None = None
+    for_ms: int | None = None
+    reason: str = ""
+
+
 class Auth(NamedTuple):
     """A new token in place of the one before."""
 
@@ -156,5 +168,18 @@ class Fault(NamedTuple):
 
 
 Request: TypeAlias = (
-    Chat | Join | Leave | Hello | Shout | Typing | Presence | DirectMessage | History | Members | Auth | Ping | Fault
+    Chat
+    | Join
+    | Leave
+    | Hello
+    | Shout
+    | Typing
+    | Presence
+    | DirectMessage
+    | History
+    | Members
+    | Moderate
+    | Auth
+    | Ping
+    | Fault
 )

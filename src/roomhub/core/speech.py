@@ -13,6 +13,7 @@ from roomhub.core.message import CHAT, DM, PASSING, PRESENCE, Message, Notice, P
 from roomhub.core.requests import Id
 from roomhub.core.room import Member, Receipt, Room, RoomTalk
 from roomhub.core.roster import Roster
+from roomhub.core.sanctions import EVERYWHERE
 from roomhub.core.session import OPEN, Session
 from roomhub.core.state import HubState
 from roomhub.core.storage import StoredMessage
@@ -67,11 +68,26 @@ class Speech(Generic[C]):
         session = member.session
         if answer is not None and self._is_repeated(room.name, answer):
             return
+        if self._state.sanctions.mutes and not self.may_speak(
+            session, room.name, None if answer is None else answer.id, now
+        ):
+            return
         message = Message(CHAT, room.name, session.user, session.username, content)
         if self._state.announces:
             self._effects.append(Announce(message, answer))
         else:
             self.append_chat(room, message, answer, now)
+
+    def may_speak(self, session: Session[C], room: str, id_: Id | None, now: float, *, is_told: bool = True) -> bool:
+        """Whether a user is not muted in a room, or (``""``) everywhere; otherwise it may be told so."""
+        mute = self._state.mute_of(session.user, room, now)
+        if mute is None:
+            return True
+        self._state.dropped += 1
+        if session.talk is not None and is_told:
+            left_s = 0.0 if mute.until_ms is None else (mute.until_ms - self._state.unix_ms(now)) / 1000
+            self._membership.fail(session, "muted", mute.told(), id_, room=room, retry_after_s=left_s)
+        return False
 
     def take_place(self, message: Message, ref: Hashable, now: float) -> None:
         """Something was said in a room that may or may not be there."""
@@ -288,7 +304,7 @@ class Speech(Generic[C]):
 
         The device that sent it gets the copy too, as a room's member gets its own chat: its mailbox has no holes.
         """
-        if self._is_repeated(f"@{to}", answer):
+        if self._is_repeated(f"@{to}", answer) or not self.may_speak(session, EVERYWHERE, answer.id, now):
             return True
         message = Message(DM, f"@{to}", session.user, session.username, content, to=to)
         if self._state.announces:

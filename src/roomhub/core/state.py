@@ -13,12 +13,13 @@ from typing_extensions import TypeVar
 from roomhub.core.codec import wire_bytes
 from roomhub.core.deadlines import Alarms, Deadlines
 from roomhub.core.delivery import Delivery
-from roomhub.core.effects import Authenticate, Effect, Load, Store
+from roomhub.core.effects import Authenticate, Authorize, Effect, Load, Store
 from roomhub.core.identity import Identity, Refusal
 from roomhub.core.limits import Limits
 from roomhub.core.message import Message, Record
 from roomhub.core.replay import Reply
 from roomhub.core.room import RECORD_OVERHEAD_BYTES, Receipt, Room
+from roomhub.core.sanctions import Sanction, Sanctions
 from roomhub.core.session import Session
 from roomhub.core.storage import Page, Snapshot, StoredMessage, StoredRoom
 
@@ -56,14 +57,14 @@ class Question:
     """Something that the store, or an authenticator, has been asked for.
 
     Attributes:
-        kind: the deadline it has.
+        kind: the deadline it has, None for none: a store says in the end what became of what it took.
         then: what to do with the answer, once; None stands for one that could not be given, or not in time.
     """
 
     __slots__ = ("kind", "then")
 
-    def __init__(self, kind: Literal["fetch", "authenticate"], then: Callable[[Any, float], None]) -> None:
-        self.kind: Literal["fetch", "authenticate"] = kind
+    def __init__(self, kind: Literal["fetch", "authenticate"] | None, then: Callable[[Any, float], None]) -> None:
+        self.kind: Literal["fetch", "authenticate"] | None = kind
         self.then: Callable[[Any, float], None] | None = then
 
 
@@ -142,6 +143,7 @@ class HubState(Generic[C]):
         "refusals",
         "reports",
         "rooms",
+        "sanctions",
         "secrets",
         "sessions",
         "store",
@@ -197,6 +199,7 @@ class HubState(Generic[C]):
         self.store: StoreState | None = None
         self.loading: dict[Room[C], list[tuple[Session[C], Callable[[float], None]]]] = {}
         self.wall_offset_ms: float = 0.0
+        self.sanctions: Sanctions = Sanctions(limits.sanctions)
         self.dropped: int = 0
         self.store_failures: int = 0
         self.evictions: Counter[str] = Counter()
@@ -270,11 +273,20 @@ class HubState(Generic[C]):
         self.deadlines.arm("authenticate", question, now)
         self.effects.append(Authenticate(session.client, token, question))
 
+    def authorize(
+        self, session: Session[C], action: str, room: str, then: Callable[[bool | None, float], None], now: float
+    ) -> None:
+        """Ask whether the session may do something there, and do something with the answer."""
+        question = Question("authenticate", then)
+        self.deadlines.arm("authenticate", question, now)
+        self.effects.append(Authorize(session.client, room, session.user, session.identity, question, action))
+
     def answered(self, question: Question, answer: Any, now: float) -> None:
         """There is an answer, or there was none in time."""
         then, question.then = question.then, None
         if then is not None:
-            self.deadlines.cancel(question.kind, question)
+            if question.kind is not None:
+                self.deadlines.cancel(question.kind, question)
             then(answer, now)
 
     def identify(self, session: Session[C], identity: Identity, now: float) -> None:
@@ -284,6 +296,18 @@ class HubState(Generic[C]):
             self.expiries.cancel(session)
         else:
             self.expiries.set(session, now + self.left_ms(identity, now) / 1000)
+
+    def unix_ms(self, now: float) -> int:
+        """The wall clock's time."""
+        return int(now * 1000 + self.wall_offset_ms)
+
+    def ban_of(self, user: str, room: str, now: float) -> Sanction | None:
+        """What keeps the user out of a room, or (``""``) of all; None if nothing does."""
+        return self.sanctions.find("ban", user, room, self.unix_ms(now)) if self.sanctions.bans else None
+
+    def mute_of(self, user: str, room: str, now: float) -> Sanction | None:
+        """What keeps the user from saying something in a room, or (``""``) anywhere; None if nothing does."""
+        return self.sanctions.find("mute", user, room, self.unix_ms(now)) if self.sanctions.mutes else None
 
     def left_ms(self, identity: Identity, now: float) -> int:
         """For how many ms more it is good."""

@@ -3,6 +3,8 @@
 from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
+from roomhub.core.sanctions import Sanction
+
 __all__ = [
     "Loaded",
     "Page",
@@ -92,10 +94,11 @@ class StoredGap(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """What a hub has to know at its start: every room, and the keys that are still young."""
+    """What a hub has to know at its start: every room, the keys that are still young, the bans and mutes."""
 
     rooms: Sequence[StoredRoom]
     keys: Sequence[StoredKey]
+    sanctions: Sequence[Sanction] = ()
 
 
 class Page(NamedTuple):

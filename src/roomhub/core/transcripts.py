@@ -488,6 +488,36 @@ ann <- close 4004 kicked
 """,
     ),
     Transcript(
+        "Muted, banned, let in again",
+        """
+-- ann may moderate
+-- ann and ben are in lobby
+ann -> {"type": "mod", "id": 1, "room": "lobby", "action": "mute", "user": "ben", "for_ms": 60000,
+    "reason": "calm down"}
+ann <- {"type": "ok", "id": 1}
+ben -> {"type": "chat", "id": 1, "room": "lobby", "content": "why?"}
+ben <- {"type": "error", "id": 1, "code": 423, "name": "muted", "message": "you are muted: calm down",
+    "retry": "after", "retry_after_ms": 60000, "room": "lobby"}
+ann -> {"type": "mod", "id": 2, "room": "lobby", "action": "ban", "user": "ben", "for_ms": 600000}
+ann <- {"type": "ok", "id": 2}
+ben <- {"type": "kicked", "room": "lobby", "code": 4002, "reason": "banned", "until_ms": 1700000600000}
+ann <- {"type": "user_left", "room": "lobby", "username": "ben", "content": "ben left the room", "user": "ben",
+    "rev": 4, "devices": 0, "reason": "banned"}
+ben -> {"type": "join", "id": 2, "room": "lobby"}
+ben <- {"type": "error", "id": 2, "code": 403, "name": "forbidden", "message": "you are banned from this room",
+    "retry": "no", "room": "lobby"}
+ben -> {"type": "mod", "id": 3, "room": "lobby", "action": "unban", "user": "ben"}
+ben <- {"type": "error", "id": 3, "code": 403, "name": "forbidden", "message": "you may not unban anybody here",
+    "retry": "no", "room": "lobby"}
+ann -> {"type": "mod", "id": 3, "room": "lobby", "action": "unban", "user": "ben"}
+ann <- {"type": "ok", "id": 3}
+ann -> {"type": "mod", "id": 4, "action": "ban", "user": "ben", "reason": "nowhere"}
+ann <- {"type": "ok", "id": 4}
+ben <- {"type": "bye", "code": 4002, "name": "banned", "retry": "no", "reason": "nowhere"}
+ben <- close 4002 banned
+""",
+    ),
+    Transcript(
         "Too slow, and closed",
         """
 -- ann and ben are in lobby

@@ -15,6 +15,7 @@ from itertools import chain, groupby
 from math import inf
 from typing import Final, NamedTuple
 
+from roomhub.core.sanctions import Sanction
 from roomhub.core.storage import Page, Snapshot, StoredGap, StoredKey, StoredMessage, StoredRoom, StoreError
 
 __all__ = ["HistoryFile", "Keep"]
@@ -65,6 +66,17 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             ts_ms INTEGER NOT NULL,
             PRIMARY KEY (user, room, key)) WITHOUT ROWID""",
         "CREATE INDEX keys_by_age ON keys (ts_ms)",
+    ),
+    (  # to version 2
+        """CREATE TABLE sanctions (
+            kind TEXT NOT NULL,
+            user TEXT NOT NULL,
+            room TEXT NOT NULL,  -- '': everywhere
+            until_ms INTEGER,  -- NULL: no end
+            message TEXT NOT NULL,
+            imposed_by TEXT NOT NULL,
+            ts_ms INTEGER NOT NULL,
+            PRIMARY KEY (user, room, kind)) WITHOUT ROWID""",
     ),
 )
 """The statements that bring a file from the version before to the next. Add to the end; never change one."""
@@ -213,7 +225,14 @@ class HistoryFile:
         keys = execute(
             "SELECT room, user, key, epoch, offset, ts_ms FROM keys WHERE ts_ms > ?", (now_ms - self._keep.key_age_ms,)
         )
-        return Snapshot([StoredRoom(*row) for row in rooms], [StoredKey(*row) for row in keys])
+        execute("DELETE FROM sanctions WHERE until_ms <= ?", (now_ms,))
+        columns = "kind, user, room, until_ms, message, imposed_by, ts_ms"
+        sanctions = execute(f"SELECT {columns} FROM sanctions ORDER BY ts_ms")
+        return Snapshot(
+            [StoredRoom(*row) for row in rooms],
+            [StoredKey(*row) for row in keys],
+            [Sanction(*row) for row in sanctions],
+        )
 
     # -- storing ------------------------------------------------------------------------------------------------------
 
@@ -355,6 +374,21 @@ class HistoryFile:
         self._database.execute(
             "UPDATE rooms SET messages = messages - ?, bytes = bytes - ? WHERE id = ?", (messages, size, room)
         )
+
+    # -- bans and mutes -----------------------------------------------------------------------------------------------
+
+    def impose(self, sanction: Sanction) -> None:
+        """Keep it, in place of one of its kind for its user and room."""
+        with self._transaction():
+            self._database.execute("INSERT OR REPLACE INTO sanctions VALUES (?, ?, ?, ?, ?, ?, ?)", sanction)
+
+    def lift(self, sanction: Sanction) -> None:
+        """Keep it no more."""
+        with self._transaction():
+            self._database.execute(
+                "DELETE FROM sanctions WHERE (kind, user, room) = (?, ?, ?)",
+                (sanction.kind, sanction.user, sanction.room),
+            )
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Sequence
 from math import inf
 from typing import Final, Literal, NamedTuple, TypeAlias
 
+from roomhub.core.sanctions import Sanction
 from roomhub.core.storage import Loaded, Report, Snapshot, Stored, StoredMessage, StoreFailed
 from roomhub.stores.history_file import HistoryFile, Keep
 
@@ -248,6 +249,14 @@ class SqliteHistory:
         """
         return self._call(HistoryFile.scrub, ref)
 
+    def impose(self, sanction: Sanction, ref: Hashable = None) -> bool:
+        """Keep a ban or a mute, in place of one of its kind for its user and room. False: it is not taken."""
+        return self._call(lambda file: file.impose(sanction), ref)
+
+    def lift(self, sanction: Sanction, ref: Hashable = None) -> bool:
+        """Keep it no more; that there is none is no error. False: it is not taken."""
+        return self._call(lambda file: file.lift(sanction), ref)
+
     def close(self) -> None:
         """Do what was asked for, then end the thread and close the file. Blocks; again, it does nothing."""
         with self._wake:
@@ -263,7 +272,7 @@ class SqliteHistory:
 
     @property
     def queued(self) -> int:
-        """How many messages, erasures and scrubs are taken and not yet settled."""
+        """How many messages, erasures, scrubs, bans and mutes are taken and not yet settled."""
         return self._asked - self._settled
 
     @property
@@ -369,6 +378,9 @@ class SqliteHistory:
         except Exception as caught:
             error = f"{type(caught).__name__}: {caught}"
             self._failures += 1
+            if isinstance(first, _Call):
+                # They are rare, and nobody may be waiting to hear of it.
+                _log.error("what was asked of the history in %r was not done: %s", self._path, error)
         else:
             self._commits += 1
         self._is_healthy = not error

@@ -104,8 +104,9 @@ class ChatApplication:
         return self._runtime.hub.refusal(address)
 
     def admits(self, connection: Connection, upgrade: Upgrade) -> bool:
+        room = upgrade.route.room
         if not self._runtime.authenticates:
-            return True
+            return self._lets_in(connection, self._runtime.hub.user_key(upgrade.route.username), room)
         limits, address = self._runtime.limits, upgrade.address
         if len(upgrade.request.values("authorization")) > 1:
             connection.refused(400, "Authorization is given more than once: send it once")
@@ -123,11 +124,11 @@ class ChatApplication:
                 connection.unanswered()
             elif isinstance(outcome, Identity):
                 fault = identity_fault(outcome, max_bytes=limits.name_bytes, plain=not is_v1)
-                if fault is None:
+                if fault is not None:
+                    connection.refused(403, fault)
+                elif self._lets_in(connection, outcome.user, room):
                     self._identities[connection] = outcome
                     connection.admitted()
-                else:
-                    connection.refused(403, fault)
             elif outcome.name == "forbidden":
                 connection.refused(403, outcome.message)
             elif is_v1 and info.token is None:
@@ -140,6 +141,13 @@ class ChatApplication:
         self._asked_at[address] += 1
         self._runtime.identify(connection, info, identified)
         return False
+
+    def _lets_in(self, connection: Connection, user: str, room: str) -> bool:
+        """Whether no ban keeps it out; otherwise it is refused."""
+        ban = self._runtime.ban_of(user, room)
+        if ban is not None:
+            connection.refused(403, ban.told())
+        return ban is None
 
     def withdrawn(self, connection: Connection) -> None:
         self._answered(connection)

@@ -320,7 +320,7 @@ def check_console(block: Block, around: Surroundings) -> None:
 
 
 def check_roomhub(arguments: list[str], around: Surroundings) -> None:
-    assert _parser().parse_args(arguments).command in ("serve", "chat", "token")
+    assert _parser().parse_args(arguments).command in ("serve", "chat", "mod", "token")
 
 
 def check_make(arguments: list[str], around: Surroundings) -> None:

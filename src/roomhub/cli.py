@@ -1,4 +1,4 @@
-"""The command line: ``roomhub serve``, ``roomhub chat`` and ``roomhub token``."""
+"""The command line: ``roomhub serve``, ``chat``, ``mod`` and ``token``."""
 
 import argparse
 import errno
@@ -54,10 +54,10 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 1 for a chat that failed, 2 for what the caller can mend in one line."""
+    """Run a command; returns the exit code: 0, 1 where a server failed or refused, 2 for what one line can mend."""
     options = _parser().parse_args(arguments)
     try:
-        return {"serve": _serve, "chat": _chat, "token": _token}[options.command](options)
+        return {"serve": _serve, "chat": _client, "mod": _client, "token": _token}[options.command](options)
     except UsageError as error:
         print(f"roomhub {options.command}: {error}", file=sys.stderr)
         return 2
@@ -158,13 +158,22 @@ def _parser() -> argparse.ArgumentParser:
     add("--jwt-audience", metavar="NAME", help="accept only tokens for this audience; without it, those for none")
     add("--jwt-issuer", metavar="NAME", help="accept only tokens of this issuer")
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default info)")
-    command.add_arguments(
+    command.add_chat_arguments(
         commands.add_parser(
             "chat",
             help="talk in a chat from this terminal, or from a script",
             description="Talk in the rooms of a roomhub server from this terminal; /help tells more there. With --json "
             "each event is a JSON object on a line of standard output, and each line of standard input a request of "
             'the v1 protocol, such as {"type":"chat","room":"lobby","content":"hello"}.',
+            allow_abbrev=False,
+        )
+    )
+    command.add_mod_arguments(
+        commands.add_parser(
+            "mod",
+            help="kick, ban or mute somebody, or end a ban or a mute",
+            description="Moderate at a roomhub server, as somebody whose token allows it: in a room, or everywhere. A "
+            "ban or mute holds also for who is not there, and it outlives the server where that keeps a history.",
             allow_abbrev=False,
         )
     )
@@ -237,10 +246,10 @@ def event_loop_options(options: argparse.Namespace) -> dict[str, bool]:
     return {"use_uvloop": True} if options.uvloop else {}
 
 
-def _chat(options: argparse.Namespace) -> int:
+def _client(options: argparse.Namespace) -> int:
     event_loop_options(argparse.Namespace(uvloop=False, backend=options.backend))
     try:
-        return command.chat(options)
+        return command.chat(options) if options.command == "chat" else command.moderate(options)
     except ValueError as error:
         raise UsageError(str(error)) from None
 

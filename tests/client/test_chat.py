@@ -40,8 +40,10 @@ from roomhub.client import (
     connect,
 )
 from roomhub.core.errors import CLOSE_REASONS
+from roomhub.ports import ConnectionInfo, Identity, Refusal
 from roomhub.stores.sqlite import SqliteHistory
 from roomhub.testing import ManualClock
+from roomhub.transports.websocket import serve
 from roomhub.transports.websocket.frames import text_frame
 from tests.client.support import QUICK, Line, cable_to, dial, hear, restartable, scripted
 from tests.transports.websocket.support import PATIENCE_S, open_files, serving, until
@@ -221,6 +223,55 @@ async def test_a_kick_from_a_room_and_from_the_server() -> None:
         assert (caught.value.code, caught.value.name) == (4004, "kicked")
         with pytest.raises(StayAway):
             await ann.join("lobby")
+
+
+class Rights:
+    """A token is a name; ann moderates."""
+
+    async def authenticate(self, info: ConnectionInfo) -> Identity | Refusal:
+        return Identity(user=info.token, username=info.token.title()) if info.token else Refusal("show a token")
+
+    async def authorize(self, identity: Identity, action: str, room: str) -> bool:
+        return action == "join" or identity.user == "ann"
+
+
+async def test_a_moderator_kicks_bans_and_mutes() -> None:
+    runtime = Runtime(authenticator=Rights())
+    async with (
+        runtime,
+        serve(runtime, port=0) as server,
+        connect(server.url, token="ann") as ann,
+        connect(server.url, token="ben") as ben,
+    ):
+        lobby = await ben.join("lobby")
+        await ann.moderate("mute", "ben", "lobby", for_s=60, reason="calm down")
+        with pytest.raises(RequestRefused, match="muted: you are muted: calm down") as muted:
+            await lobby.send("what?")
+        assert 59 < (muted.value.retry_after_s or 0) <= 60
+        await ann.moderate("unmute", "ben", "lobby")
+        await lobby.send("thank you")
+        await ann.moderate("kick", "ben", "lobby", reason="off with you")
+        assert await hear(ben, Kicked) == Kicked("lobby", 4004, "off with you")
+        with pytest.raises(RequestRefused, match="this user is not here"):
+            await ann.moderate("kick", "ben", "lobby")
+        with pytest.raises(RequestRefused, match="forbidden: you may not ban anybody here"):
+            await ben.moderate("ban", "ann")
+        await ann.moderate("ban", "ben", "lobby", for_s=0.05)
+        with pytest.raises(RequestRefused, match="you are banned from this room"):
+            await ben.join("lobby")
+        await anyio.sleep(0.1)
+        await ben.join("lobby")
+        await ann.moderate("ban", "ben", for_s=60, reason="enough")
+        with pytest.raises(StayAway, match=r"4002 banned \(enough\)") as caught:
+            await hear(ben, Message)
+        assert caught.value.until_s is not None
+        with pytest.raises(StayAway, match=r"4002 banned \(enough\)"):
+            async with connect(server.url, token="ben"):
+                pass
+        with pytest.raises(ValueError, match="for_s must be seconds"):
+            await ann.moderate("ban", "ben", for_s=0)
+        with pytest.raises(ValueError, match="lone surrogate"):
+            await ann.moderate("ban", "ben", reason="\ud800")
 
 
 async def test_wss_with_an_authority_of_ones_own() -> None:

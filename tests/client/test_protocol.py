@@ -202,6 +202,51 @@ def test_every_close_code_does_what_its_hundred_says(reason: Any, how: str) -> N
         assert talk.client.reconnect_at == talk.now + delay_s
 
 
+def test_why_somebody_is_put_out_is_told() -> None:
+    talk = talk_in_lobby()
+    talk.hears("bye", code=4002, name="banned", retry="no", reason="no spam", until_ms=5_500)
+    talk.breaks(Ended(4002, "banned"))
+    final = talk.client.final
+    assert isinstance(final, StayAway)
+    assert (final.code, final.name, final.message, final.until_s) == (4002, "banned", "no spam", 5.5)
+    assert str(final).startswith("4002 banned (no spam): this user is banned")
+
+
+def test_a_moderator_asks_once_more_only_for_what_can_be_done_twice() -> None:
+    talk = talk_in_lobby()
+    due = talk.now + 60
+    ban = talk.client.moderate("ban", "ben", "lobby", due, for_ms=5_000, reason="spam")
+    kick = talk.client.moderate("kick", "ben", None, due)
+    sent = talk.read()
+    assert sent == [
+        {
+            "type": "mod",
+            "id": ban.id,
+            "action": "ban",
+            "user": "ben",
+            "room": "lobby",
+            "for_ms": 5_000,
+            "reason": "spam",
+        },
+        {"type": "mod", "id": kick.id, "action": "kick", "user": "ben"},
+    ]
+    talk.breaks(Ended(None, "broke"))
+    assert isinstance(kick.error, NotConnected)
+    talk.passes(1)
+    talk.open()
+    (again,) = [frame for frame in talk.read() if frame["type"] == "mod"]
+    assert again == sent[0]
+    talk.hears("ok", id=ban.id)
+    assert ban.reply is not None
+
+
+def test_a_time_beyond_what_can_be_told_is_the_longest_that_can() -> None:
+    talk = talk_in_lobby()
+    talk.client.moderate("mute", "ben", None, talk.now + 60, for_ms=10**30)
+    (frame,) = talk.read()
+    assert frame["for_ms"] == 2**53 - 1
+
+
 @pytest.mark.parametrize("code", [None, *range(1000, 1004), 1006, *range(1007, 1015), 3000, 4300, 4499, 4700, 4899])
 def test_other_ends_back_off(code: int | None) -> None:
     (event,) = talk_in_lobby().breaks(Ended(code, "x"))

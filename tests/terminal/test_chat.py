@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 
 from roomhub.cli import main
+from roomhub.jwt import load_key, make_token
+from roomhub.jwt_keys import write_new_key
 from tests.test_cli import Serving
 
 COMMAND = (sys.executable, "-W", "error", "-m", "roomhub", "chat")
@@ -174,6 +176,70 @@ def test_history_is_shown_at_the_join(server: Serving) -> None:
             ben.sees("ann: three")
             ben.sees("ann: two")
             assert not any("ann: one" in row for row in ben.glass.rows)
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[tuple[Serving, Callable[..., str]]]:
+    """A server that wants tokens, and what writes one for a user, with rights, into a file."""
+    key = tmp_path / "key"
+    write_new_key(key)
+
+    def token(user: str, *rights: str, name: str | None = None) -> str:
+        path = tmp_path / f"{user}.token"
+        path.write_text(make_token(load_key(str(key)), user, name=name or user.title(), rights=rights))
+        return str(path)
+
+    flags = ("--port", "0", "--log-level", "warning", "--jwt-key", str(key), "--history", str(tmp_path / "history.db"))
+    with Serving(*flags) as serving:
+        yield serving, token
+
+
+def test_a_moderator_at_the_terminal(guarded: tuple[Serving, Callable[..., str]]) -> None:
+    server, token = guarded
+    url = f"{server.url}/ws/lobby"
+    with ExitStack() as stack:
+        ann = stack.enter_context(Terminal(url, "--token-file", token("ann", "mod:lobby")))
+        ann.sees("you are in lobby")
+        ben = stack.enter_context(Terminal(url, "--token-file", token("ben")))
+        ann.sees("Ben came into lobby")
+        ann.type("/mute Ben 10m calm down\r")
+        ann.sees(r"\* mute of ben in lobby: done")
+        ben.type("why?\r")
+        ben.sees(r"not done: you are muted: calm down \(muted\)")
+        ben.type("/ban ann\r")
+        ben.sees(r"not done: you may not ban anybody here \(forbidden\)")
+        ann.type("/unmute ben\r")
+        ann.sees(r"\* unmute of ben in lobby: done")
+        ben.type("thanks\r")
+        ann.sees("Ben: thanks")
+        ann.type("/kick Ben off with you\r")
+        ben.sees(r"\* you were put out of lobby: off with you")
+        ann.sees(r"\* Ben left lobby \(kicked\)")
+        ben.type("/join lobby\r")
+        ann.until(lambda: sum("Ben came into lobby" in row for row in ann.glass.rows) == 2)
+        ann.type("/ban Ben\r")
+        ben.sees(r"\* you were put out of lobby: banned")
+        ben.type("/join lobby\r")
+        ben.sees(r"not done: you are banned from this room")
+        ann.type("/unban ben\r/unban ben\r/ban\r/mute\r")
+        ann.sees(r"not done: there is no ban of this user")
+        ann.sees(r"usage: /ban USER \[TIME\] \[WHY\]")
+        ann.sees(r"usage: /mute USER")
+
+
+def test_two_of_one_name_are_told_apart(guarded: tuple[Serving, Callable[..., str]]) -> None:
+    server, token = guarded
+    url = f"{server.url}/ws/lobby"
+    with ExitStack() as stack:
+        ann = stack.enter_context(Terminal(url, "--token-file", token("ann", "mod")))
+        ann.sees("you are in lobby")
+        for user in ("x1", "x2"):
+            sam = stack.enter_context(Terminal(url, "--token-file", token(user, name="Sam")))
+            sam.sees("you are in lobby")
+        ann.type("/mute Sam\r")
+        ann.sees(r"\* Sam may be x1 or x2: say which")
+        ann.type("/mute x2\r")
+        ann.sees(r"\* mute of x2 in lobby: done")
 
 
 def test_what_others_write_cannot_command_the_terminal(server: Serving) -> None:
@@ -343,6 +409,70 @@ def test_plain_lines_through_pipes(server: Serving) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "\x1b" not in done.stdout
     assert "in lobby: ann" in done.stdout
+
+
+# -- roomhub mod -------------------------------------------------------------------------------------------------------
+
+
+def test_moderation_from_the_command_line(guarded: tuple[Serving, Callable[..., str]], tmp_path: Path) -> None:
+    server, token = guarded
+
+    def mod(*arguments: str, by: str = "ann") -> tuple[int, str]:
+        command = [*COMMAND[:-1], "mod", f"{server.url}/ws", *arguments, "--token-file", str(tmp_path / f"{by}.token")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    token("ann", "mod")
+    ben = token("ben")
+    with Terminal(f"{server.url}/ws/lobby", "--token-file", ben) as terminal:
+        terminal.sees("you are in lobby")
+        assert mod("mute", "ben", "--room", "lobby", "--for", "1h") == (0, "mute of ben in lobby: done\n")
+        terminal.type("hello?\r")
+        terminal.sees("you are muted")
+        assert mod("ban", "ben", "--for", "2h", "--reason", "spam", "--backend", "trio") == (
+            0,
+            "ban of ben everywhere: done\n",
+        )
+        terminal.sees(r"^roomhub chat: 4002 banned \(spam\)")
+        terminal.ends(1)
+    with Terminal(f"{server.url}/ws/lobby", "--token-file", ben) as terminal:
+        terminal.sees(r"^roomhub chat: 4002 banned \(spam\)")
+        terminal.ends(1)
+    assert mod("unban", "ben") == (0, "unban of ben everywhere: done\n")
+    code, text = mod("unban", "ben")
+    assert (code, text.count("\n")) == (1, 1)
+    assert text.startswith("roomhub mod: bad_request: there is no ban of this user everywhere")
+    code, text = mod("ban", "ann", by="ben")
+    assert (code, text) == (1, "roomhub mod: forbidden: you may not ban anybody here\n")
+
+
+def test_moderation_where_names_are_anybodys_word(server: Serving, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["mod", f"{server.url}/ws/lobby", "ban", "ben", "--username", "ann"]) == 1
+    assert said(capfd).startswith("roomhub mod: forbidden: nobody may moderate here")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["ws://x", "flog", "ben"], "invalid choice: 'flog'"),
+        (["ws://x", "ban"], "USER"),
+        (["ws://x", "ban", "ben", "--for", "10"], "--for: must be a time such as 90s, 10m, 2h or 7d, not '10'"),
+        (["ws://x", "ban", "ben", "--for", "0s"], "--for: must be a time such as"),
+        (["ws://x", "kick", "ben", "--for", "1m"], "--for is for a ban or a mute: leave it out of kick"),
+        (["ws://x/ws/a", "ban", "ben", "--room", "b"], "name two rooms"),
+        (["ws://x/ws", "ban", "ben", "--room", "a b"], "--room, 'a b': room may only contain letters"),
+        (["http://x", "ban", "ben"], "ws://"),
+    ],
+)
+def test_what_a_moderator_can_mend(arguments: list[str], fault: str, capfd: pytest.CaptureFixture[str]) -> None:
+    try:
+        code: object = main(["mod", *arguments])
+    except SystemExit as end:
+        code = end.code
+    assert code == 2
+    line = said(capfd)
+    assert line.startswith("roomhub mod: ")
+    assert fault in line
 
 
 # -- how it ends -------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ What it knows and decides is in ``roomhub.client.protocol``, without I/O; ``room
 from roomhub.client.backoff import Backoff as Backoff
 from roomhub.client.chat import Chat as Chat
 from roomhub.client.chat import DirectPage as DirectPage
+from roomhub.client.chat import ModAction as ModAction
 from roomhub.client.chat import Page as Page
 from roomhub.client.chat import Room as Room
 from roomhub.client.chat import Token as Token

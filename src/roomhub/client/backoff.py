@@ -43,12 +43,16 @@ class Ended(NamedTuple):
         reason: the text that goes with it.
         status: of HTTP, where the handshake was declined; 101 for one that was taken in a way that cannot be.
         retry_after_s: what that answer asked to wait.
+        message: a word of the server's program or a moderator about it.
+        until_s: when a ban ends, Unix time in seconds.
     """
 
     code: int | None
     reason: str
     status: int | None = None
     retry_after_s: float | None = None
+    message: str = ""
+    until_s: float | None = None
 
 
 class Then(Enum):

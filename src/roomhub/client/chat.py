@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from random import random as chance
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -28,7 +28,7 @@ from roomhub.core.message import Position
 from roomhub.ports import Clock, SystemClock
 from roomhub.transports.websocket.opening import Address, Opened, parse_url
 
-__all__ = ["Chat", "DirectPage", "Page", "Room", "Token", "connect"]
+__all__ = ["Chat", "DirectPage", "ModAction", "Page", "Room", "Token", "connect"]
 
 SUBPROTOCOL: Final = "roomhub.v1.json"
 READ_BYTES: Final = 65_536
@@ -39,6 +39,8 @@ CLOSE_TIMEOUT_S: Final = 1.0
 AWAITED_FACTOR: Final = 4
 """So many times the buffer is read while the program waits for an answer, which comes behind the events."""
 
+ModAction: TypeAlias = Literal["kick", "ban", "unban", "mute", "unmute"]
+"""What a moderator can do."""
 Token: TypeAlias = str | Callable[[], Awaitable[str]]
 """A token, or what gives one: it is awaited for each connection, and again before a token ends."""
 
@@ -347,6 +349,41 @@ class Chat:
                 return DirectPage((), False)
             raise
         return DirectPage([direct_message(item) for item in _oldest_first(reply)], bool(reply.get("more")))
+
+    async def moderate(
+        self,
+        action: ModAction,
+        user: str,
+        room: str | None = None,
+        *,
+        for_s: float = math.inf,
+        reason: str = "",
+        timeout_s: float | None = None,
+    ) -> None:
+        """Kick, ban, unban, mute or unmute a user, where this client's rights allow it; in force when it returns.
+
+        Args:
+            action: what to do.
+            user: an identity, that of ``Member.user`` or ``Message.user``; it need not be there, but to be kicked.
+            room: where; None for everywhere. This client need not be in it. An "unban" and an "unmute" end what was
+                imposed for the same room, or for everywhere.
+            for_s: how many seconds a "ban" or "mute" lasts; ``inf`` until it is ended.
+            reason: a word to the user.
+            timeout_s: how long it may take.
+
+        Raises:
+            RequestRefused: ``forbidden`` where this client may not; ``bad_request`` where there is nobody to kick or
+                nothing to end, and for what cannot be; or any other.
+            NotConnected: the connection ended before the answer came; a "ban" or a "mute" is asked for again instead.
+            NotAnswered, OutboxFull, ChatClosed, StayAway: as for ``join``.
+            ValueError: ``for_s`` is not more than 0, or there is a lone surrogate.
+        """
+        _check_text(user + reason)
+        if not for_s > 0:
+            raise ValueError(f"for_s must be seconds, more than 0 (inf for no end), not {for_s!r}")
+        for_ms = None if for_s == math.inf else math.ceil(for_s * 1000)
+        due = self._due(timeout_s)
+        await self._answer(self._protocol.moderate(action, user, room, due, for_ms=for_ms, reason=reason))
 
     # -- for Room -----------------------------------------------------------------------------------------------------
 
@@ -752,7 +789,7 @@ def _check_text(content: str) -> None:
     try:
         content.encode()
     except UnicodeEncodeError:
-        raise ValueError("the content holds a lone surrogate, which has no UTF-8") from None
+        raise ValueError("the text holds a lone surrogate, which has no UTF-8") from None
 
 
 def _sent(reply: Mapping[str, Any]) -> Sent:

@@ -88,10 +88,15 @@ class StayAway(ChatError):
         code: the close code, 4000 to 4899, or the HTTP status of a handshake that was refused.
         name: what the server called it.
         advice: what can be done about it.
+        message: a word of a moderator or the server's program about it, "" where there is none.
+        until_s: when a ban ends, Unix time in seconds; None where it does not, or there is none.
     """
 
-    def __init__(self, code: int, name: str, advice: str) -> None:
-        super().__init__(f"{code} {name}: {advice}")
+    def __init__(self, code: int, name: str, advice: str, *, message: str = "", until_s: float | None = None) -> None:
+        said = f" ({message})" if message else ""
+        super().__init__(f"{code} {name}{said}: {advice}")
         self.code = code
         self.name = name
         self.advice = advice
+        self.message = message
+        self.until_s = until_s

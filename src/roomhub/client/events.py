@@ -191,8 +191,8 @@ class Kicked:
         room: which.
         code: 4004, 4009 or another of the close codes; for a room that could not be joined again after a
             reconnect that of the error, such as 403.
-        reason: its name.
-        until_s: when it may come back, Unix time in seconds; None where the server did not say.
+        reason: a moderator's word, or the name of the code.
+        until_s: when a ban ends, Unix time in seconds; None where it does not, or there is none.
     """
 
     room: str

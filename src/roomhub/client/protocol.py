@@ -195,7 +195,7 @@ class ClientProtocol:
         if self.phase is Phase.OVER:
             return []
         bye, advice_ms = self._bye, self._advice_ms
-        if bye is not None and (end.code is None or end.code < 4000):
+        if bye is not None and (end.code is None or end.code < 4000 or end.code == bye.code):
             end = bye
         was_stable = self._welcomed_at is not None and now - self._welcomed_at >= STABLE_S
         self._leave_connection(now)
@@ -206,7 +206,7 @@ class ClientProtocol:
         if then(end) is Then.STAY_AWAY:
             code = end.code if end.status is None else end.status
             assert code is not None
-            self.over(StayAway(code, end.reason or "closed", advice_for(end)))
+            self.over(StayAway(code, end.reason or "closed", advice_for(end), message=end.message, until_s=end.until_s))
             return []
         if was_stable:
             self._tries = 0
@@ -372,6 +372,20 @@ class ClientProtocol:
         else:
             fields["before"] = BIGGEST_INTEGER if before is None else before
         return self._ask("history", fields, deadline)
+
+    def moderate(
+        self, action: str, user: str, room: str | None, deadline: float, *, for_ms: int | None = None, reason: str = ""
+    ) -> Request:
+        """Kick, ban, unban, mute or unmute a user, in a room or (None) everywhere."""
+        fields: dict[str, Any] = {"action": action, "user": user}
+        if room is not None:
+            fields["room"] = room
+        if for_ms is not None:
+            fields["for_ms"] = min(for_ms, BIGGEST_INTEGER)
+        if reason:
+            fields["reason"] = reason
+        # The others, done again, would be told that there is nothing to do.
+        return self.outbox.ask("mod", fields, deadline=deadline, is_lasting=action in ("ban", "mute"))
 
     def refresh(self, token: str) -> None:
         """Give the server a new token in place of the one of ``hello``."""
@@ -613,7 +627,9 @@ class ClientProtocol:
         return [Draining(frame["in_ms"] / 1000)]
 
     def _said_bye(self, frame: Mapping[str, Any], now: float) -> list[Event]:
-        self._bye = Ended(frame["code"], frame["name"])
+        until_ms = frame.get("until_ms")
+        until_s = None if until_ms is None else until_ms / 1000
+        self._bye = Ended(frame["code"], frame["name"], message=frame.get("reason", ""), until_s=until_s)
         self._next_step_due = now + BYE_TIMEOUT_S
         self._advice_ms = frame.get("reconnect_ms", self._advice_ms)
         return []

@@ -1,7 +1,7 @@
 """What a peer wants: the values that a codec makes of its messages."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from roomhub.core.message import Position
 
@@ -138,7 +138,7 @@ class Moderate(NamedTuple):
     """Kick, ban, unban, mute or unmute (``action``) a user in a room, or everywhere (the wire's ``mod``)."""
 
     id: Id
-    action: str
+    action: Literal["kick", "ban", "unban", "mute", "unmute"]
     user: str
     room: str | None = None
     for_ms: int | None = None

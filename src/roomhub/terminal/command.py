@@ -1,13 +1,13 @@
-"""``roomhub chat``: its flags, and how it ends."""
+"""``roomhub chat`` and ``roomhub mod``: their flags, and how they end."""
 
 import argparse
-import functools
 import getpass
 import math
 import os
 import re
 import ssl
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
@@ -15,23 +15,51 @@ from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 import anyio
 
 from roomhub.core.names import room_fault
+from roomhub.terminal.durations import seconds_of
 
 if TYPE_CHECKING:
     from roomhub.client import Chat, Token
 
-__all__ = ["add_arguments", "chat"]
+__all__ = ["add_chat_arguments", "add_mod_arguments", "chat", "moderate"]
 
 TOKEN_VARIABLE: Final = "ROOMHUB_TOKEN"
 _ROOM_PATH: Final = re.compile(r"/ws/([^/]+)")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_chat_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("url", metavar="URL", help="where the chat is, such as ws://127.0.0.1:8080/ws/lobby; the room is joined")
-    add("--username", metavar="NAME", help="who you are (default the login name, unless the URL or a token says it)")
     add("--room", action="append", default=[], metavar="ROOM", help="join this room; repeatable")
     add("--history", type=_count, default=20, metavar="N", help="messages to show of a room at its join (default 20)")
     add("--json", action="store_true", help="events as JSON on stdout, requests as JSON on stdin, a line each")
+    _add_connection_arguments(parser)
+
+
+def add_mod_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("url", metavar="URL", help="where the chat is, such as wss://chat.example/ws, or /ws/lobby for that room alone")
+    add(
+        "action",
+        choices=("kick", "ban", "unban", "mute", "unmute"),
+        metavar="ACTION",
+        help="kick, ban, unban, mute, unmute",
+    )
+    add("user", metavar="USER", help="whom, by the identity that the server gives (a token's sub)")
+    add("--room", metavar="ROOM", help="in this room alone, and not everywhere")
+    add(
+        "--for",
+        dest="for_s",
+        type=_duration,
+        metavar="TIME",
+        help="how long a ban or mute lasts: 90s, 10m, 2h, 7d (default for ever)",
+    )
+    add("--reason", default="", metavar="TEXT", help="a word to the user")
+    _add_connection_arguments(parser)
+
+
+def _add_connection_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--username", metavar="NAME", help="who you are (default the login name, unless the URL or a token says it)")
     add(
         "--token-file",
         metavar="FILE",
@@ -52,6 +80,13 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _duration(text: str) -> float:
+    seconds = seconds_of(text)
+    if seconds is None:
+        raise argparse.ArgumentTypeError(f"must be a time such as 90s, 10m, 2h or 7d, not {text!r}")
+    return seconds
+
+
 def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 9:
         raise argparse.ArgumentTypeError(f"must be a number from 0, not {text!r}")
@@ -59,26 +94,66 @@ def _count(text: str) -> int:
 
 
 def chat(options: argparse.Namespace) -> int:
-    """Run it; 0 for an end that the person wanted, 1 for one that the server or the network did.
+    """Talk; 0 for an end that the person wanted, 1 for one that the server or the network did.
 
     Raises:
         ValueError: a flag or the URL cannot be; its text says how to mend it.
     """
+    url, rooms = _url_and_rooms(options.url, options.room)
+
+    async def talk(connection: "Chat") -> None:
+        if options.json:
+            from roomhub.terminal import json_lines
+
+            await json_lines.run(connection, rooms, options.history, sys.stdin.fileno(), sys.stdout.fileno())
+        else:
+            from roomhub.terminal import program
+
+            start = program.Start(rooms, options.history)
+            await program.run(connection, start, sys.stdin.fileno(), sys.stdout.fileno())
+
+    return _run(options, url, talk)
+
+
+def moderate(options: argparse.Namespace) -> int:
+    """Moderate, once; 0 where it is in force, 1 where the server or the network did not let it be.
+
+    Raises:
+        ValueError: as ``chat``.
+    """
+    url, rooms = _url_and_rooms(options.url, [options.room] if options.room else [])
+    if len(rooms) > 1:
+        raise ValueError(f"--room {options.room} and the URL, with {rooms[0]}, name two rooms: leave one out")
+    if options.for_s is not None and options.action not in ("ban", "mute"):
+        raise ValueError(f"--for is for a ban or a mute: leave it out of {options.action}")
+    room = rooms[0] if rooms else None
+    for_s = math.inf if options.for_s is None else options.for_s
+
+    async def do(connection: "Chat") -> None:
+        timeout_s: float = options.wait
+        await connection.moderate(
+            options.action, options.user, room, for_s=for_s, reason=options.reason, timeout_s=timeout_s
+        )
+        print(f"{options.action} of {options.user} {'everywhere' if room is None else f'in {room}'}: done")
+
+    return _run(options, url, do)
+
+
+def _run(options: argparse.Namespace, url: str, use: Callable[["Chat"], Awaitable[None]]) -> int:
+    """Connect and do it; gives the exit code."""
     # Imported where it is needed: a server has no use for it.
     from roomhub.client import ChatError, connect
-    from roomhub.client.chat import address_of
     from roomhub.terminal.text import clean
 
+    name = f"roomhub {options.command}"
     faults = 0
 
     def on_fault(fault: str) -> None:
         nonlocal faults
         faults += 1
         if faults == 1:
-            print(f"roomhub chat: {clean(fault)}; trying for {options.wait:g} s", file=sys.stderr, flush=True)
+            print(f"{name}: {clean(fault)}; trying for {options.wait:g} s", file=sys.stderr, flush=True)
 
-    address_of(options.url)
-    url, rooms = _url_and_rooms(options.url, options.room)
     connection = connect(
         url,
         username=_username(options, url),
@@ -87,11 +162,10 @@ def chat(options: argparse.Namespace) -> int:
         open_timeout_s=options.wait,
         on_fault=on_fault,
     )
-    run = functools.partial(_run, connection, rooms, options.history, options.json)
     try:
-        anyio.run(run, backend=options.backend)
+        anyio.run(_use, connection, use, backend=options.backend)
     except ChatError as error:
-        print(f"roomhub chat: {clean(str(error))}", file=sys.stderr)
+        print(f"{name}: {clean(str(error))}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # Nobody reads any more, which is no fault; nor shall Python's own flush find one.
@@ -105,21 +179,13 @@ def chat(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _run(connection: "Chat", rooms: list[str], history: int, is_json: bool) -> None:
+async def _use(connection: "Chat", use: Callable[["Chat"], Awaitable[None]]) -> None:
     from roomhub.client import ChatError
 
     error: Exception | None = None
     try:
         async with connection:
-            if is_json:
-                from roomhub.terminal import json_lines
-
-                await json_lines.run(connection, rooms, history, sys.stdin.fileno(), sys.stdout.fileno())
-            else:
-                from roomhub.terminal import program
-
-                start = program.Start(rooms, history)
-                await program.run(connection, start, sys.stdin.fileno(), sys.stdout.fileno())
+            await use(connection)
     except* (ChatError, BrokenPipeError) as group:
         error = _first(group)
     if error is not None:
@@ -137,8 +203,11 @@ def _url_and_rooms(url: str, rooms: list[str]) -> tuple[str, list[str]]:
     """The server's own address for v1, and the rooms; one in the path comes first.
 
     Raises:
-        ValueError: a name can be none of a room.
+        ValueError: the URL is none of a chat's, or a name none of a room.
     """
+    from roomhub.client.chat import address_of
+
+    address_of(url)
     for name in rooms:
         _check_room("--room", name)
     parts = urlsplit(url)

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
+from math import inf
 from typing import Any, Final, assert_never
 
 import anyio
@@ -173,6 +174,9 @@ async def _do(chat: Chat, request: requests.Request) -> dict[str, Any]:
                 }
             page = await _room(chat, request.room).history(before=request.before, since=request.since, limit=limit)
             return {"room": request.room, "messages": [_said(item) for item in page.messages], "more": page.more}
+        case requests.Moderate():
+            for_s = inf if request.for_ms is None else request.for_ms / 1000
+            await chat.moderate(request.action, request.user, request.room, for_s=for_s, reason=request.reason)
         case requests.Ping():
             pass
         case _:

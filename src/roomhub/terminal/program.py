@@ -5,7 +5,7 @@ import os
 import signal
 import termios
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple
 
@@ -27,6 +27,7 @@ from roomhub.client import (
     Left,
     Message,
     Missed,
+    ModAction,
     NotAnswered,
     RequestRefused,
     Restarted,
@@ -35,6 +36,7 @@ from roomhub.client import (
     StayAway,
     Typing,
 )
+from roomhub.terminal.durations import seconds_of
 from roomhub.terminal.editor import END, INTERRUPT, Editor
 from roomhub.terminal.entrance import Entrance
 from roomhub.terminal.files import read, write
@@ -53,9 +55,17 @@ HELP: Final = (
     "                clients of the plain dialect do not see it",
     "/who            who is here",
     "/history [N]    the newest N messages (default 20)",
+    "/kick USER [WHY]           put somebody out of this room, if you may",
+    "/ban USER [TIME] [WHY]     the same, and keep out: 90s, 10m, 2h, 7d",
+    "/mute USER [TIME] [WHY]    let somebody say nothing here",
+    "/unban USER                end a ban",
+    "/unmute USER               end a mute",
     "/quit           end; so does Ctrl-D",
     "//text          say /text",
 )
+MODERATION: Final[Mapping[str, ModAction]] = {
+    f"/{action}": action for action in ("kick", "ban", "unban", "mute", "unmute")
+}
 DIM: Final = 2
 RED: Final = 31
 BOLD: Final = 1
@@ -261,11 +271,25 @@ class Program:
                 await self._who(self._here())
             case "/history", [] | [_]:
                 await self._history(self._here(), words)
+            case _, [user, *rest] if command in MODERATION:
+                await self._moderate(MODERATION[command], user, rest)
             case "/help", _:
                 await self._screen.show(*HELP)
             case _:
                 usage = [text for text in HELP if text.startswith(f"{command} ")]
                 await self._note(f"usage: {usage[0]}" if usage else f"{clean(command)}: see /help", RED)
+
+    async def _moderate(self, action: ModAction, name: str, words: Sequence[str]) -> None:
+        room = self._here()
+        seconds = seconds_of(words[0]) if words and action in ("ban", "mute") else None
+        reason = " ".join(words if seconds is None else words[1:])
+        # Who is here may be meant by the name that is shown; who is not, by the identity.
+        named = [member.user for member in room.members.values() if name in (member.user, member.username)]
+        if len(named) > 1 and name not in named:
+            raise ChatError(f"{name} may be {' or '.join(named)}: say which")
+        user = name if name in named or not named else named[0]
+        await self._chat.moderate(action, user, room.name, for_s=seconds or math.inf, reason=reason)
+        await self._note(f"{action} of {clean(user)} in {clean(room.name)}: done")
 
     def _here(self) -> Room:
         room = self._chat.rooms.get(self._room or "")

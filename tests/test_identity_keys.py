@@ -55,6 +55,11 @@ def test_a_key_is_its_own_key(name: str) -> None:
         assert is_normalized("NFC", key)
 
 
+def test_nobody_has_no_key_and_nothing_is_looked_up_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity_keys, "_nickname", pytest.fail)
+    assert user_key("") == ""
+
+
 def test_a_name_that_precis_refuses_is_its_own_key(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(name: str) -> str:
         raise UnicodeEncodeError("NicknameCaseMapped", name, 0, 1, "DISALLOWED")

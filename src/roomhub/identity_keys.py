@@ -13,7 +13,7 @@ __all__ = ["user_key"]
 
 def user_key(name: str) -> str:
     """The identity key of a user's name; the name itself where PRECIS has none for it."""
-    if name.isascii() and name.islower() and " " not in name:
+    if not name or (name.isascii() and name.islower() and " " not in name):
         return name
     enforce = _nickname()
     if enforce is not None:

@@ -429,6 +429,8 @@ class Runtime:
     def publish(self, room: str, content: str, username: str = "") -> None:
         """Say something in a room, as ``username`` or as nobody. Never blocks; from any coroutine of this event loop.
 
+        ``user`` of the message is the identity key of that name; with an authenticator, which gives the keys, ``""``.
+
         Raises:
             ValueError: a bad room name, or text that UTF-8 cannot carry.
             RuntimeError: the runtime is not running, or this is another thread; see ``publish_from_thread``.

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from roomhub.core import errors
-from roomhub.core.commands import Drain, Kick
+from roomhub.core.commands import Drain, Kick, Publish
 from roomhub.core.effects import Authenticate, Authorize
 from roomhub.core.events import Authenticated, Authorized, ClockSet, Connected, Denied, Disconnected, Received
 from roomhub.core.hub import Hub
@@ -315,6 +315,15 @@ def test_a_late_answer_is_not_taken_for_that_to_a_later_question() -> None:
     assert isinstance(second, Authorize)
     play >> Authorized("ann", "r", first.ref) << Nothing() >> Denied("ann", "r", second.ref)
     play << Hears("ann", error("forbidden", 2))
+
+
+def test_a_name_of_the_programs_own_is_nobodys_where_an_authenticator_gives_keys() -> None:
+    """Otherwise what a bot says would be that of whoever has the identity "ann"."""
+    play = guarded() >> Connected("ben", V1, "", secret="s", identity=Identity(user="u2", username="Ben"))
+    play >> says("ben", "hello", id="h") >> says("ben", "join", id=1, room="r")
+    play.forget() >> Publish("r", "hi", "Ann") << Hears("ben", {"type": "chat", "username": "Ann", "user": ""})
+    play.hub.authenticates = False
+    play >> Publish("r", "hi", "Ann") << Hears("ben", {"type": "chat", "username": "Ann", "user": "Ann"})
 
 
 def test_two_questions_for_one_room_leave_none_behind() -> None:

@@ -32,6 +32,7 @@ C_co = TypeVar("C_co", bound=Hashable, covariant=True)
 class Publish:
     """Say something in a room, as ``username`` or, by default, as nobody.
 
+    The identity key is made of the name; where the hub ``authenticates`` it is ``""``, for the name may be anybody's.
     ``ref`` is handed back with the message's position by a ``Settle`` effect, None asks for none. A room that does not
     exist is made for the message and freed again: nobody is there to hear it.
     """

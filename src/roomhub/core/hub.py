@@ -724,7 +724,9 @@ class Hub(Generic[C]):
     def _publish(self, command: Publish, now: float) -> None:
         self._check_room(command.room)
         self._check_texts(content=command.content, username=command.username)
-        message = Message(CHAT, command.room, self._user_key(command.username), command.username, command.content)
+        # Where an authenticator gives the keys, a name of the program's own is nobody's.
+        user = "" if self._state.authenticates else self._user_key(command.username)
+        message = Message(CHAT, command.room, user, command.username, command.content)
         if self._state.announces:
             self._effects.append(Announce(message, command.ref))
         else:

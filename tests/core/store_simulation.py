@@ -113,7 +113,7 @@ class Shelf:
         elif more:
             last = found[-1].offset
         gaps = [StoredGap(offset, offset, "lost") for offset in range(first, last + 1) if offset not in messages]
-        return Page(found, gaps, 0, more, max(0, missing))
+        return Page(found, gaps, more, max(0, missing))
 
 
 class Client:

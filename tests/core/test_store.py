@@ -91,10 +91,10 @@ class Shelf:
         more = len(found) > count
         found = found[:count]
         if load.after is None:
-            return Page(found[::-1], (), 1, more)
+            return Page(found[::-1], (), more)
         end = found[-1].offset if more else before - 1
         missing = sum(gap.last - gap.first + 1 for gap in cut(self.gaps, after + 1, before - 1))
-        return Page(found, cut(self.gaps, after + 1, end), 1, more, missing)
+        return Page(found, cut(self.gaps, after + 1, end), more, missing)
 
     def snapshot(self) -> Snapshot:
         """As it would be after a restart that lost nothing."""

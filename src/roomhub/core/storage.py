@@ -107,14 +107,12 @@ class Page(NamedTuple):
     Attributes:
         messages: ascending.
         gaps: ascending, cut to what the page covers.
-        first: the least offset the room has a message at, 0 if none.
         more: there are messages beyond it, in the direction that was asked for.
         missing: of all offsets above ``after`` that were asked for, in this page or beyond it, how many are in gaps.
     """
 
     messages: Sequence[StoredMessage]
     gaps: Sequence[StoredGap]
-    first: int
     more: bool
     missing: int = 0
 

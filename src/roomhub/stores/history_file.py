@@ -397,7 +397,7 @@ class HistoryFile:
         execute = self._database.execute
         row = execute("SELECT id, epoch, last FROM rooms WHERE name = ?", (name,)).fetchone()
         if row is None:
-            return Page((), (), 0, False)
+            return Page((), (), False)
         room, epoch, end = row
         start = 1 if after is None else after + 1
         if before is not None:
@@ -428,12 +428,11 @@ class HistoryFile:
         ).fetchone()[0]
         found = sorted(json.loads(texts))
         gaps = self._gaps_within(room, start, end)
-        first = execute("SELECT min(offset) FROM messages WHERE room = ?", (room,)).fetchone()[0] or 0
         messages = [
             StoredMessage(name, epoch, offset, user, username, content, ts_ms, to)
             for offset, user, username, content, ts_ms, to in found
         ]
-        return Page(messages, gaps, first, more, missing)
+        return Page(messages, gaps, more, missing)
 
     def _gaps_within(self, room: int, start: int, end: int) -> list[StoredGap]:
         # From the last gap that begins at or below the start: those before do not reach it.

@@ -7,7 +7,7 @@ Messages of the rooms come as they come; only a join's reply has its place among
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final, Generic
+from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
@@ -46,14 +46,11 @@ from roomhub.core.sanctions import EVERYWHERE
 from roomhub.core.session import Session, State
 from roomhub.core.speech import Answer, Speech, epoch_notice
 from roomhub.core.state import HubState
-from roomhub.core.storage import Page
+from roomhub.core.storage import MOST_LOADED, Page
 
 __all__ = ["Dialogue"]
 
 C = TypeVar("C", bound=Hashable)
-
-MOST_LOADED: Final = 10_000
-"""So many messages are asked of a store at once at most, whatever a limit says."""
 
 _JOIN_ERRORS: Mapping[CloseReason, tuple[str, str]] = {
     errors.RATE_LIMITED: ("rate_limited", "too many joins, or too many rooms: leave one, or wait"),

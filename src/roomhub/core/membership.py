@@ -23,7 +23,7 @@ from roomhub.core.room import Member, Room
 from roomhub.core.sanctions import Sanction
 from roomhub.core.session import Session, State
 from roomhub.core.state import HubState, Timer
-from roomhub.core.storage import Page
+from roomhub.core.storage import MOST_LOADED, Page
 
 __all__ = ["Membership"]
 
@@ -31,8 +31,6 @@ C = TypeVar("C", bound=Hashable)
 
 ROSTERS_AT_ONCE: Final = 4
 """So many changes of a small room are told to v1 clients at once in ``presence_interval_s``, the others together."""
-MOST_LOADED: Final = 10_000
-"""So many messages are loaded of a room at most, whatever its log may hold."""
 RECONNECT_LEAST_MS: Final = 500
 RECONNECT_MOST_MS: Final = 5_000
 RECONNECT_EACH_MS: Final = 1

@@ -1,11 +1,12 @@
 """What passes between a hub and the store that keeps its rooms' history."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from roomhub.core.sanctions import Sanction
 
 __all__ = [
+    "MOST_LOADED",
     "Loaded",
     "Page",
     "Report",
@@ -18,6 +19,10 @@ __all__ = [
     "StoredMessage",
     "StoredRoom",
 ]
+
+
+MOST_LOADED: Final = 10_000
+"""So many messages are asked of a store at once at most, whatever a limit says."""
 
 
 class StoreError(Exception):

@@ -361,6 +361,17 @@ def test_a_wrong_signature_is_refused() -> None:
         assert refusal(token) == "the token's signature is wrong"
 
 
+@pytest.mark.parametrize("typ", ["JWT", "jwt", "application/JWT", "at+jwt", "application/AT+JWT"])
+def test_a_token_of_a_type_that_says_who_somebody_is(typ: str) -> None:
+    assert isinstance(authenticator().verify(signed(header={"alg": "HS256", "typ": typ})), Identity)
+
+
+@pytest.mark.parametrize("typ", ["logout+jwt", "secevent+jwt", "dpop+jwt", "JWE", "", None, 7, ["JWT"]])
+def test_a_token_of_another_type_is_refused(typ: object) -> None:
+    """What the same key has signed for another purpose is no login."""
+    assert "(typ)" in _message(authenticator().verify(signed(header={"alg": "HS256", "typ": typ})))
+
+
 def test_a_truncated_token_is_refused_wherever_it_is_cut() -> None:
     token = signed()
     for end in range(len(token)):

@@ -134,6 +134,8 @@ class JwtAuthenticator:
             raise _Refused("the token's algorithm (alg) is not accepted here")
         if "crit" in header:  # RFC 7515 section 4.1.11; RFC 7797 section 7 has no b64 in a JWT
             raise _Refused("the token demands an extension (crit) that is not known here")
+        if not _is_login(header.get("typ", "JWT")):
+            raise _Refused("the token is of another type (typ)")
         if kid is not None and not isinstance(kid, str):
             raise _Refused("the token's key (kid) must be text")
         entry = self._keys.find(algorithm, kid)
@@ -267,6 +269,14 @@ def _names(what: str, names: _Names | None) -> frozenset[str] | None:
     if not found or "" in found:
         raise ValueError(f"{what} must be a name or a list of names, none of them empty, not {names!r}")
     return found
+
+
+def _is_login(typ: object) -> bool:
+    """Whether a token's type may say who somebody is. One for a logout, say, has a type of its own.
+
+    RFC 8725 section 3.11; RFC 7515 section 4.1.9 for how a type may be written; RFC 9068 section 2.1 for "at+jwt".
+    """
+    return isinstance(typ, str) and typ.lower().removeprefix("application/") in ("jwt", "at+jwt")
 
 
 def _decoded(part: str) -> bytes:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from roomhub.core.dialogue import Dialogue
 from roomhub.core.hub import Hub
+from roomhub.core.pages import Pages
 from roomhub.core.replay import Replay
 from roomhub.core.speech import Speech
 from roomhub.core.state import HubState
@@ -73,7 +73,7 @@ def pass_over_a_page(patch: pytest.MonkeyPatch) -> None:
 
 
 def pass_over_what_would_have_to_be_asked_for(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Dialogue, "bring_pages", lambda self, now: self._state.delivery.asking.clear())
+    patch.setattr(Pages, "bring", lambda self, now: self._state.delivery.asking.clear())
 
 
 def close_in_the_middle_of_a_replay(patch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,7 @@ Messages of the rooms come as they come; only a join's reply has its place among
 """
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Generic
 
 from typing_extensions import TypeVar
@@ -17,12 +16,13 @@ from roomhub.core.errors import CloseReason
 from roomhub.core.identity import Identity, Refusal, identity_fault
 from roomhub.core.limits import Limits
 from roomhub.core.membership import Membership
-from roomhub.core.message import Position, Record
+from roomhub.core.message import Position
 from roomhub.core.moderation import Moderation
 from roomhub.core.names import username_fault
+from roomhub.core.pages import Pages, told
 from roomhub.core.protocol import VERSION
 from roomhub.core.rates import Rate
-from roomhub.core.replay import Recovery, Replay, Reply, first_logged, gap_frame, is_older, records_from, recover
+from roomhub.core.replay import Recovery, first_logged, gap_frame, is_older, recover
 from roomhub.core.requests import (
     Auth,
     Chat,
@@ -46,7 +46,7 @@ from roomhub.core.sanctions import EVERYWHERE
 from roomhub.core.session import Session, State
 from roomhub.core.speech import Answer, Speech, epoch_notice
 from roomhub.core.state import HubState
-from roomhub.core.storage import MOST_LOADED, Page
+from roomhub.core.storage import Page
 
 __all__ = ["Dialogue"]
 
@@ -75,6 +75,7 @@ class Dialogue(Generic[C]):
         membership: Membership[C],
         speech: Speech[C],
         moderation: Moderation[C],
+        pages: Pages[C],
         room_fault: Callable[[str], str | None],
         user_key: Callable[[str], str],
     ) -> None:
@@ -82,6 +83,7 @@ class Dialogue(Generic[C]):
         self._membership = membership
         self._speech = speech
         self._moderation = moderation
+        self._pages = pages
         self._room_fault = room_fault
         self._user_key = user_key
         self._limits = state.limits
@@ -401,7 +403,7 @@ class Dialogue(Generic[C]):
             self._membership.fail(session, error, message, None, room=name)
         talk.refused.clear()
         for room, recovery in missed:
-            self._replay(session, room, recovery)
+            self._pages.replay(session, room, recovery)
         if old is not None:
             self._membership.evict(old, errors.REPLACED, now)
         for member in session.members:
@@ -453,12 +455,11 @@ class Dialogue(Generic[C]):
             if request.presence:
                 fields["users"] = self._roster(session, room)
             if request.history:
-                newest = list(room.log)[: -self._page_length(request.history) - 1 : -1]
-                page, epoch = self._fitting(newest)[::-1], room.epoch
-                self._state.give_later(session, "ok", lambda: {**fields, "messages": _told(room.name, epoch, page)})
+                page, epoch = self._pages.newest(room, request.history), room.epoch
+                self._state.give_later(session, "ok", lambda: {**fields, "messages": told(room.name, epoch, page)})
             else:
                 self._state.give_later(session, "ok", lambda: fields)
-            self._replay(session, room, recovery)
+            self._pages.replay(session, room, recovery)
             if request.meta is not None:
                 talk.metas[session.user] = request.meta
 
@@ -467,46 +468,6 @@ class Dialogue(Generic[C]):
             self._refuse_join(session, reason, request, now)
         else:
             self._membership.judge_direct(session, now)
-
-    def _replay(self, session: Session[C], room: Room[C], recovery: Recovery) -> None:
-        if recovery.gap is not None:
-            frame = gap_frame(session.lane, room.name, room.epoch, *recovery.gap)
-            self._state.delivery.give(session, [frame], wire_bytes(frame))
-        if recovery.first:
-            has_store = self._state.store is not None
-            replay = Replay(room, session.lane, recovery.first, room.offset, has_store=has_store)
-            replay.fetch = lambda now: self._bring_page(replay, session, now)
-            self._state.delivery.give_later(session, replay)
-
-    def bring_pages(self, now: float) -> None:
-        """Ask the store for what clients get next."""
-        asking = self._state.delivery.asking
-        while asking:
-            item, session = asking.popitem()
-            if session.is_live:
-                assert item.fetch is not None
-                item.fetch(now)
-
-    def _bring_page(self, replay: Replay[C], session: Session[C], now: float) -> None:
-        room, (after, before) = replay.room, replay.wanted
-
-        def fetched(page: Page | None, now: float) -> None:
-            records = self._state.records_of(room, page, now)
-            end = records[-1][3] if page is not None and page.more and records else before - 1
-            replay.take(records, () if page is None else page.gaps, end)
-            if session.is_live:
-                self._state.delivery.go_on(session)
-
-        limit, most_bytes = self._page_length(math.inf), self._limits.chunk_bytes
-        fetch = self._state.fetch
-        fetch(room.name, fetched, now, after=after, before=before, limit=limit, most_bytes=most_bytes)
-
-    def give_up_pages(self, session: Session[C]) -> None:
-        """The store is too slow: what is new would be lost for the sake of what is old."""
-        for item in session.direct or ():
-            if not isinstance(item, str | bytes):
-                item.give_up()
-        self._state.delivery.go_on(session)
 
     def _refuse_join(self, session: Session[C], reason: CloseReason, request: Join, now: float) -> None:
         name, message = self._join_error(session, request.room, reason, now)
@@ -626,64 +587,7 @@ class Dialogue(Generic[C]):
         if room is None:
             self._refuse_room(session, request.room, request.id, now)
             return
-        since = request.since
-        if since is not None and since.epoch != room.epoch and (since.epoch or since.offset):
-            message = f"{request.room} has another epoch: its offsets do not compare"
-            self._refuse(session, "unrecoverable", message, request.id, now, field="since", room=request.room)
-            return
-        limit = self._page_length(math.inf if request.limit is None else request.limit)
-        if since is not None:
-            found = list(islice(records_from(room, since.offset + 1), limit + 1))
-            is_here = first_logged(room) <= since.offset + 1
-        else:
-            found = [record for record in reversed(room.log) if record[3] < (request.before or 0)][: limit + 1]
-            is_here = len(found) > limit or first_logged(room) == 1
-        page = self._fitting(found[:limit])
-        name, epoch, id_ = room.name, room.epoch, request.id
-
-        def fields_of(records: Sequence[Record], *, more: bool) -> Mapping[str, Any]:
-            return {"id": id_, "room": name, "epoch": epoch, "messages": _told(name, epoch, records), "more": more}
-
-        if is_here or self._state.store is None or not limit:
-            self._state.give_later(session, "ok", lambda: fields_of(page, more=len(found) > len(page)))
-            return
-        lane = session.lane
-        talker = lane.talker
-        assert talker is not None
-        notice = talker.notice
-        failed = self._membership.error_fields("internal", "the history could not be read", id_, room=name)
-
-        def fetch(now: float) -> None:
-            after, most_bytes, ask = (
-                None if since is None else since.offset,
-                self._limits.chunk_bytes,
-                self._state.fetch,
-            )
-            ask(name, fetched, now, after=after, before=request.before, limit=limit, most_bytes=most_bytes)
-
-        def fetched(page: Page | None, now: float) -> None:
-            if page is None:
-                reply.make_by(lambda: lane.direct(notice("error", failed)))
-            else:
-                records = self._state.records_of(room, page, now)[:: 1 if since is not None else -1]
-                reply.make_by(lambda: lane.direct(notice("ok", fields_of(records, more=page.more))))
-            if session.is_live:
-                self._state.delivery.go_on(session)
-
-        reply = Reply(lambda: lane.direct(notice("error", failed)), fetch)
-        self._state.delivery.give_later(session, reply)
-
-    def _page_length(self, wanted: float) -> int:
-        return int(min(wanted, max(1, self._limits.history_page), MOST_LOADED))
-
-    def _fitting(self, records: Sequence[Record]) -> Sequence[Record]:
-        """So many of them as go into one chunk, but at least one."""
-        left = self._limits.chunk_bytes
-        for index, record in enumerate(records):
-            left -= record[5]
-            if left < 0 and index:
-                return records[:index]
-        return records
+        self._pages.tell(session, room, request, now)
 
     # -- what the program and the hub do ------------------------------------------------------------------------------
 
@@ -773,19 +677,3 @@ def told_limits(limits: Limits) -> Mapping[str, float | None]:
 
 def _position(room: Room[Any], recovery: Recovery) -> dict[str, Any]:
     return {"epoch": room.epoch, "offset": recovery.offset, "recovered": recovery.recovered}
-
-
-def _told(room: str, epoch: str, records: Sequence[Record]) -> list[dict[str, Any]]:
-    return [
-        {
-            "room": room,
-            "username": username,
-            "content": content,
-            "user": user,
-            **({"to": to} if to else {}),
-            "epoch": epoch,
-            "offset": offset,
-            "ts": ts_ms,
-        }
-        for user, username, content, offset, ts_ms, _, _, to in records
-    ]

@@ -62,6 +62,7 @@ from roomhub.core.membership import Membership
 from roomhub.core.message import CHAT, DM, Kind, Message
 from roomhub.core.moderation import Moderation
 from roomhub.core.names import username_fault
+from roomhub.core.pages import Pages
 from roomhub.core.rates import Rate
 from roomhub.core.replay import is_asking
 from roomhub.core.requests import Chat, Join, Leave
@@ -116,8 +117,9 @@ class Hub(Generic[C]):
         self._membership: Membership[C] = Membership(state, self._admission)
         self._speech: Speech[C] = Speech(state, self._membership)
         self._moderation: Moderation[C] = Moderation(state, self._membership)
+        self._pages: Pages[C] = Pages(state, self._membership)
         self._dialogue: Dialogue[C] = Dialogue(
-            state, self._membership, self._speech, self._moderation, self.room_rule, user_key
+            state, self._membership, self._speech, self._moderation, self._pages, self.room_rule, user_key
         )
         self._sessions = state.sessions
         self._rooms = state.rooms
@@ -684,7 +686,7 @@ class Hub(Generic[C]):
         self._state.give_store()
         self._speech.tell_passing()
         if self._delivery.asking:
-            self._dialogue.bring_pages(now)
+            self._pages.bring(now)
         while self._state.grown:
             # Again for the notices of those put out.
             self._judge_lag(now)
@@ -713,7 +715,7 @@ class Hub(Generic[C]):
         for member in slow:
             session = member.session
             if session.is_live and not session.blocked:
-                self._dialogue.give_up_pages(session)
+                self._pages.give_up(session)
             elif self._skips and member.session.talk is not None and not member.gone:
                 self._dialogue.skip(member, now)
             else:

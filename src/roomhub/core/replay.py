@@ -58,8 +58,8 @@ class Reply:
     """One frame.
 
     Args:
-        make: makes it.
-        fetch: asks the store for what it needs, which then is given to ``make_by``.
+        make: makes it; with ``fetch``, what is said if the store does not answer.
+        fetch: asks the store for what it needs; ``make_by`` then tells how to make it.
     """
 
     __slots__ = ("_frame", "_make", "_otherwise", "fetch", "is_asking", "is_done")

@@ -1,5 +1,6 @@
 """Every async test runs on asyncio, uvloop and trio."""
 
+import gc
 from typing import Any
 
 import pytest
@@ -9,6 +10,13 @@ BACKENDS = [
     pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
     pytest.param(("trio", {}), id="trio"),
 ]
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test stays to the end. Thousands of tests look for garbage of their own, which
+    would take each a tenth of a second for looking at that too."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=BACKENDS)

@@ -1,11 +1,10 @@
-"""What a v1 client asks and is answered: hello, rooms, messages, history.
+"""What a v1 client asks and is answered.
 
 A client says hello first. Then each request with an ``id`` gets exactly one reply with that id, ``ok`` or ``error``.
 Messages of the rooms come as they come; only a join's reply has its place among them: before the first of its room.
 """
 
-import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from typing import Any, Generic
 
 from typing_extensions import TypeVar
@@ -13,16 +12,13 @@ from typing_extensions import TypeVar
 from roomhub.core import errors
 from roomhub.core.codec import wire_bytes
 from roomhub.core.errors import CloseReason
-from roomhub.core.identity import Identity, Refusal, identity_fault
-from roomhub.core.limits import Limits
+from roomhub.core.greeting import Greeting
 from roomhub.core.membership import Membership
-from roomhub.core.message import Position
 from roomhub.core.moderation import Moderation
 from roomhub.core.names import username_fault
 from roomhub.core.pages import Pages, told
-from roomhub.core.protocol import VERSION
 from roomhub.core.rates import Rate
-from roomhub.core.replay import Recovery, first_logged, gap_frame, is_older, recover
+from roomhub.core.replay import gap_frame, place_of, recover
 from roomhub.core.requests import (
     Auth,
     Chat,
@@ -46,18 +42,11 @@ from roomhub.core.sanctions import EVERYWHERE
 from roomhub.core.session import Session, State
 from roomhub.core.speech import Answer, Speech, epoch_notice
 from roomhub.core.state import HubState
-from roomhub.core.storage import Page
+from roomhub.core.waiting import Waiting
 
 __all__ = ["Dialogue"]
 
 C = TypeVar("C", bound=Hashable)
-
-_JOIN_ERRORS: Mapping[CloseReason, tuple[str, str]] = {
-    errors.RATE_LIMITED: ("rate_limited", "too many joins, or too many rooms: leave one, or wait"),
-    errors.OVER_CAPACITY: ("over_capacity", "there are as many rooms as there may be"),
-    errors.FORBIDDEN: ("forbidden", "this room is not for you"),
-    errors.BANNED: ("forbidden", "you are banned from this room"),
-}
 
 
 class Dialogue(Generic[C]):
@@ -89,7 +78,8 @@ class Dialogue(Generic[C]):
         self._limits = state.limits
         self._deadlines = state.deadlines
         self._message_rate = Rate(state.limits.message_rate_per_s, state.limits.message_burst)
-        self._told_limits = told_limits(state.limits)
+        self._waiting: Waiting[C] = Waiting(state, membership, self._handle)
+        self._greeting: Greeting[C] = Greeting(state, membership, speech, pages, self._waiting, room_fault, self._join)
         self._handlers: dict[type, Callable[[Session[C], Any, float], None]] = {
             Chat: self._chat,
             Join: self._join,
@@ -102,7 +92,7 @@ class Dialogue(Generic[C]):
             History: self._history,
             Members: self._members,
             Moderate: self._moderate,
-            Auth: self._auth,
+            Auth: self._greeting.renew,
             Ping: self._ping,
             Fault: self._fault,
         }
@@ -117,34 +107,12 @@ class Dialogue(Generic[C]):
             fail(session, "rate_limited", "too many messages", request.id, retry_after_s=wait_s, now=now)
             return
         session.message_due_s = due
-        talk = session.talk
-        assert talk is not None
-        if talk.asked or talk.loads or talk.held:
-            # What it says next may build on what it waits for; so it waits too.
-            talk.held.append((request, size))
-            talk.held_bytes += size
-            if talk.held_bytes > self._limits.direct_bytes:
-                self._membership.evict(session, errors.RATE_LIMITED, now)
-        else:
-            self._handle(session, request, now)
-
-    def _go_on(self, session: Session[C], now: float) -> None:
-        """With what it has said while it waited for an answer."""
-        talk = session.talk
-        assert talk is not None
-        if talk.is_going_on:
-            return
-        talk.is_going_on = True
-        while talk.held and not talk.asked and not talk.loads and session.is_live:
-            request, size = talk.held.popleft()
-            talk.held_bytes -= size
-            self._handle(session, request, now)
-        talk.is_going_on = False
+        self._waiting.do_in_turn(session, request, size, now)
 
     def _handle(self, session: Session[C], request: Request, now: float) -> None:
         if session.state is State.GREETING:
             if isinstance(request, Hello):
-                self._hello(session, request, now)
+                self._greeting.greet(session, request, now)
             elif not session.user:
                 self._membership.evict(session, errors.UNAUTHORIZED, now)
             elif isinstance(request, Fault):
@@ -165,253 +133,15 @@ class Dialogue(Generic[C]):
             return
         if talk.welcome is not None:
             if is_allowed:
-                self._allow(session, name, request.since, now)
+                self._greeting.allow(session, name, request.since, now)
             else:
-                talk.refused[name] = _JOIN_ERRORS[errors.FORBIDDEN]
-            self._welcome_in_time(session, now)
+                talk.refused[name] = self._membership.join_error(session, name, errors.FORBIDDEN, now)
+            self._greeting.welcome_in_time(session, now)
         elif is_allowed:
             self._enter_loaded(session, request, now)
         else:
             self._refuse_join(session, errors.FORBIDDEN, request, now)
-        self._go_on(session, now)
-
-    # -- hello --------------------------------------------------------------------------------------------------------
-
-    def _hello(self, session: Session[C], hello: Hello, now: float) -> None:
-        if hello.token is not None and self._state.authenticates:
-            self._authenticate(
-                session, hello.token, lambda outcome, now: self._identified(session, hello, outcome, now), now
-            )
-        elif not session.user:
-            self._membership.evict(session, errors.UNAUTHORIZED, now)
-        else:
-            self._rejoin(session, hello, now)
-
-    def _authenticate(
-        self, session: Session[C], token: str, then: Callable[[Identity | Refusal | None, float], None], now: float
-    ) -> None:
-        self._deadlines.cancel("hello", session)
-        self._state.authenticate(session, token, self._awaited(session, then), now)
-
-    def _awaited(self, session: Session[C], then: Callable[[Any, float], None]) -> Callable[[Any, float], None]:
-        """The session waits for an answer, and what it says next waits too; ``then`` has the answer first."""
-        talk = session.talk
-        assert talk is not None
-        talk.loads += 1
-
-        def answered(answer: Any, now: float) -> None:
-            talk.loads -= 1
-            if session.is_live:
-                then(answer, now)
-                self._go_on(session, now)
-
-        return answered
-
-    def _identified(self, session: Session[C], hello: Hello, outcome: Identity | Refusal | None, now: float) -> None:
-        """Who says hello is known, or is not."""
-        if outcome is None:
-            self._membership.evict(session, errors.INTERNAL, now)
-        elif isinstance(outcome, Refusal):
-            is_over = outcome.name == "token_expired"
-            self._membership.evict(session, errors.TOKEN_EXPIRED if is_over else errors.UNAUTHORIZED, now)
-        elif session.user and session.user != outcome.user:
-            self._membership.evict(session, errors.UNAUTHORIZED, now)
-        elif self._admit(session, outcome, now):
-            self._rejoin(session, hello, now)
-
-    def _admit(self, session: Session[C], identity: Identity, now: float) -> bool:
-        """False if an authenticator has given it a name that nobody may have, or it is banned."""
-        if identity_fault(identity, max_bytes=self._limits.name_bytes, plain=False) is not None:
-            self._membership.evict(session, errors.PROTOCOL, now)
-            return False
-        if not session.user:
-            session.user, session.username = identity.user, identity.username or identity.user
-            self._state.users.setdefault(session.user, {})[session] = None
-        self._state.identify(session, identity, now)
-        ban = self._state.ban_of(session.user, EVERYWHERE, now)
-        if ban is not None:
-            self._membership.refuse_banned(session, ban, now)
-        return ban is None
-
-    def _auth(self, session: Session[C], request: Auth, now: float) -> None:
-        if not self._state.authenticates:
-            self._refuse(session, "bad_request", "this server asks for no token", request.id, now, field="token")
-            return
-
-        def answered(outcome: Identity | Refusal | None, now: float) -> None:
-            if outcome is None:
-                self._membership.fail(session, "internal", "nobody could tell whose token this is", request.id)
-            elif isinstance(outcome, Refusal):
-                self._refuse(session, outcome.name, outcome.message, request.id, now, field="token")
-            elif outcome.user != session.user:
-                self._refuse(session, "forbidden", "this is another user's token", request.id, now, field="token")
-            else:
-                self._state.identify(session, outcome, now)
-                self._state.give(session, "ok", {"id": request.id, **self._expiry(session, now)})
-
-        self._authenticate(session, request.token, answered, now)
-
-    def _expiry(self, session: Session[C], now: float) -> dict[str, int]:
-        identity = session.identity
-        has_end = identity is not None and identity.expires_ms is not None
-        return {"expires_ms": self._state.left_ms(identity, now)} if identity is not None and has_end else {}
-
-    def _rejoin(self, session: Session[C], hello: Hello, now: float) -> None:
-        talk = session.talk
-        assert talk is not None
-        wanted: Mapping[str, Position] = hello.resume.rooms if hello.resume is not None else {}
-        # All of them count as one join: a client that comes back to many rooms is no flood.
-        if wanted and self._membership.admits(session, None, now) is not None:
-            self._membership.evict(session, errors.RATE_LIMITED, now)
-            return
-        # The rule is asked before anything changes, since it may raise.
-        faults = {name: self._room_fault(name) for name in wanted if not name.startswith("@")}
-        talk.welcome = hello
-        talk.knows_all = False
-        self._deadlines.cancel("hello", session)
-        mailbox = self._speech.known_mailbox(session.user, now)
-        if mailbox is not None:
-            self._deadlines.cancel("linger", mailbox)  # what it rejoins must not take its place
-        for name, fault in faults.items():
-            since = wanted[name]
-            if fault is not None:
-                talk.refused[name] = "bad_request", fault
-            elif len(talk.allowed) + len(talk.asked) + talk.loads >= self._limits.rooms_per_client:
-                talk.refused[name] = _JOIN_ERRORS[errors.RATE_LIMITED]
-            elif self._state.authorizes:
-                talk.asked[name] = Join(name, since=since)
-                self._membership.ask_whether(session, name, now)
-            else:
-                self._allow(session, name, since, now)
-        if mailbox is not None:
-            own = Join(mailbox.name, since=wanted.get(mailbox.name))
-
-            def loaded(missing: int | None, now: float) -> None:
-                talk.mailbox_missing = missing
-                self._welcome_in_time(session, now)
-
-            self._load(session, own, mailbox, loaded, now)
-        talk.knows_all = True
-        self._welcome_in_time(session, now)
-
-    def _allow(self, session: Session[C], name: str, since: Position | None, now: float) -> None:
-        """It may rejoin, once the room's log is there."""
-        talk = session.talk
-        assert talk is not None
-        allowed = talk.allowed
-
-        def loaded(missing: int | None, now: float) -> None:
-            allowed[name] = since, missing
-            self._welcome_in_time(session, now)
-
-        room = self._membership.known_room(name)
-        if room is None:
-            allowed[name] = since, None
-        else:
-            self._load(session, Join(name, since=since), room, loaded, now)
-
-    def _load(
-        self, session: Session[C], request: Join, room: Room[C], then: Callable[[int | None, float], None], now: float
-    ) -> None:
-        """Do it once the room's log is there; until then the session waits for its answer.
-
-        If what was said ``since`` begins before that log, ``then`` is told how much of that the store lacks.
-        """
-        talk, since = session.talk, request.since
-        assert talk is not None
-        talk.loads += 1
-
-        def finish(missing: int | None, now: float) -> None:
-            talk.loads -= 1
-            then(missing, now)
-            self._go_on(session, now)
-
-        def measured(page: Page | None, now: float) -> None:
-            if not session.is_live:
-                return
-            if page is None or (page.messages and not self._state.records_of(room, page, now)):
-                finish(None, now)
-            else:
-                # Without a message it may know of no gap either.
-                finish(page.missing if page.messages else 1, now)
-
-        def loaded(now: float) -> None:
-            if since is None or self._state.store is None or not is_older(room, since):
-                finish(None, now)
-            else:
-                before = first_logged(room)
-                fetch = self._state.fetch
-                fetch(room.name, measured, now, after=since.offset, before=before, limit=1, most_bytes=1)
-
-        self._membership.when_loaded(room, session, loaded, now)
-
-    def _welcome_in_time(self, session: Session[C], now: float) -> None:
-        talk = session.talk
-        assert talk is not None
-        if talk.welcome is not None and not talk.asked and not talk.loads and talk.knows_all:
-            self._welcome(session, talk.welcome, now)
-
-    def _welcome(self, session: Session[C], hello: Hello, now: float) -> None:
-        """All that it may rejoin is known: let it in, say so, and then what it has missed."""
-        state, talk, user = self._state, session.talk, session.user
-        assert talk is not None
-        session.state = State.OPEN
-        talk.welcome = None
-        for kind in ("ping", "silence", "idle"):
-            self._deadlines.arm(kind, session, now)
-        old: Session[C] | None = None
-        is_resumed = False
-        if hello.resume is not None:
-            old = state.secrets.get(hello.resume.session)
-            if old is not None and old.user != user:
-                old = None
-            is_resumed = old is not None or state.ended.get(hello.resume.session) == user
-            if old is None and is_resumed:
-                del state.ended[hello.resume.session]
-                self._deadlines.cancel("session", hello.resume.session)
-        state.secrets[talk.secret] = session
-        rooms: dict[str, Any] = {}
-        missed: list[tuple[Room[C], Recovery]] = []
-        for name, (since, missing) in talk.allowed.items():
-            reason = self._membership.join(session, name, now, is_told=False)
-            if reason is not None:
-                talk.refused[name] = self._join_error(session, name, reason, now)
-                continue
-            room = session.members[-1].room
-            assert room.talk is not None
-            missed.append((room, recover(room, since, missing)))
-            rooms[name] = {**_position(room, missed[-1][1]), "rev": room.talk.roster.rev}
-        mailbox, own = state.mailboxes.get(user), f"@{user}"
-        if mailbox is None:
-            rooms[own] = {"epoch": "", "offset": 0, "recovered": "none"}
-        else:
-            self._deadlines.cancel("linger", mailbox)
-            since = hello.resume.rooms.get(own) if hello.resume is not None else None
-            missed.append((mailbox, recover(mailbox, since, talk.mailbox_missing)))
-            rooms[own] = _position(mailbox, missed[-1][1])
-        talk.allowed.clear()
-        fields: dict[str, Any] = {"id": hello.id, "v": VERSION, "session": talk.secret, "user": user}
-        fields["username"] = session.username
-        fields |= {
-            name: int(value * 1000)
-            for name, value in (("ping_ms", self._limits.ping_interval_s), ("pong_ms", self._limits.pong_timeout_s))
-            if math.isfinite(value)
-        }
-        fields |= self._expiry(session, now)
-        state.give(session, "welcome", {**fields, "limits": self._told_limits, "resumed": is_resumed, "rooms": rooms})
-        for name, (error, message) in talk.refused.items():
-            self._membership.fail(session, error, message, None, room=name)
-        talk.refused.clear()
-        for room, recovery in missed:
-            self._pages.replay(session, room, recovery)
-        if old is not None:
-            self._membership.evict(old, errors.REPLACED, now)
-        for member in session.members:
-            self._membership.tell_in_time(member.room, now)
-        for name in talk.rooms:
-            if session.state is State.OPEN and session.member_of(name) is None:
-                self._join(session, Join(name), now)
-        self._membership.judge_direct(session, now)
+        self._waiting.go_on(session, now)
 
     def _hello_again(self, session: Session[C], hello: Hello, now: float) -> None:
         self._refuse(session, "bad_request", "hello was said already", hello.id, now, field="type")
@@ -443,14 +173,18 @@ class Dialogue(Generic[C]):
         if room is None:
             self._enter(session, request, None, now)
         else:
-            self._load(session, request, room, lambda missing, now: self._enter(session, request, missing, now), now)
+
+            def loaded(missing: int | None, now: float) -> None:
+                self._enter(session, request, missing, now)
+
+            self._waiting.load(session, request, room, loaded, now)
 
     def _enter(self, session: Session[C], request: Join, missing: int | None, now: float) -> None:
         def entered(member: Member[C]) -> None:
             room, talk = member.room, member.room.talk
             assert talk is not None
             recovery = recover(room, request.since, missing)
-            fields: dict[str, Any] = {"id": request.id, "room": room.name, **_position(room, recovery)}
+            fields: dict[str, Any] = {"id": request.id, "room": room.name, **place_of(room, recovery)}
             fields["rev"] = talk.roster.rev
             if request.presence:
                 fields["users"] = self._roster(session, room)
@@ -470,16 +204,11 @@ class Dialogue(Generic[C]):
             self._membership.judge_direct(session, now)
 
     def _refuse_join(self, session: Session[C], reason: CloseReason, request: Join, now: float) -> None:
-        name, message = self._join_error(session, request.room, reason, now)
+        name, message = self._membership.join_error(session, request.room, reason, now)
         wait_s = 1 / self._limits.join_rate_per_s if reason is errors.RATE_LIMITED else 0.0
         self._state.refusals[reason.name] += 1
         fail = self._membership.fail
         fail(session, name, message, request.id, room=request.room, retry_after_s=wait_s, now=now)
-
-    def _join_error(self, session: Session[C], room: str, reason: CloseReason, now: float) -> tuple[str, str]:
-        name, message = _JOIN_ERRORS[reason]
-        ban = self._state.ban_of(session.user, room, now) if reason is errors.BANNED else None
-        return name, message if ban is None else ban.told()
 
     def _leave(self, session: Session[C], request: Leave, now: float) -> None:
         if self._member(session, request.room, request.id, now) is not None:
@@ -561,7 +290,7 @@ class Dialogue(Generic[C]):
                 self._refuse(session, "forbidden", message, request.id, now, room=request.room or EVERYWHERE)
 
         room = EVERYWHERE if request.room is None else request.room
-        self._state.authorize(session, request.action, room, self._awaited(session, answered), now)
+        self._state.authorize(session, request.action, room, self._waiting.awaited(session, answered), now)
 
     def _moderation_fault(self, request: Moderate) -> tuple[str, str]:
         """The field that is wrong, and what about it; both empty if nothing is."""
@@ -659,21 +388,3 @@ class Dialogue(Generic[C]):
         assert talker is not None
         assert talk is not None
         return talk.roster.rendered(talker)
-
-
-def told_limits(limits: Limits) -> Mapping[str, float | None]:
-    """What a client should know of the limits; null stands for none."""
-    names = (
-        ("message_bytes", limits.v1_message_bytes),
-        ("meta_bytes", limits.meta_bytes),
-        ("label_bytes", limits.label_bytes),
-        ("message_rate_per_s", limits.message_rate_per_s),
-        ("message_burst", limits.message_burst),
-        ("rooms_per_client", limits.rooms_per_client),
-        ("history_page", limits.history_page),
-    )
-    return {name: value if math.isfinite(value) else None for name, value in names}
-
-
-def _position(room: Room[Any], recovery: Recovery) -> dict[str, Any]:
-    return {"epoch": room.epoch, "offset": recovery.offset, "recovered": recovery.recovered}

@@ -37,6 +37,14 @@ RECONNECT_EACH_MS: Final = 1
 """Longer by so much for each connection there is, that is, a thousand come back in a second."""
 
 
+_JOIN_ERRORS: Final[Mapping[CloseReason, tuple[str, str]]] = {
+    errors.RATE_LIMITED: ("rate_limited", "too many joins, or too many rooms: leave one, or wait"),
+    errors.OVER_CAPACITY: ("over_capacity", "there are as many rooms as there may be"),
+    errors.FORBIDDEN: ("forbidden", "this room is not for you"),
+    errors.BANNED: ("forbidden", "you are banned from this room"),
+}
+
+
 class Membership(Generic[C]):
     """The part of a hub that lets in and out.
 
@@ -151,6 +159,12 @@ class Membership(Generic[C]):
         elif is_told:
             self.tell_in_time(room, now)
         return None
+
+    def join_error(self, session: Session[C], room: str, reason: CloseReason, now: float) -> tuple[str, str]:
+        """The name and text of the error for a join that came to nothing."""
+        name, message = _JOIN_ERRORS[reason]
+        ban = self._state.ban_of(session.user, room, now) if reason is errors.BANNED else None
+        return name, message if ban is None else ban.told()
 
     # -- leaving ------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,19 @@ from roomhub.core.message import CHAT, DM, Message, Position, Record
 from roomhub.core.room import Room
 from roomhub.core.storage import StoredGap
 
-__all__ = ["Later", "Recovery", "Replay", "Reply", "first_logged", "is_asking", "is_older", "records_from", "recover"]
+__all__ = [
+    "Later",
+    "Recovery",
+    "Replay",
+    "Reply",
+    "first_logged",
+    "gap_frame",
+    "is_asking",
+    "is_older",
+    "place_of",
+    "records_from",
+    "recover",
+]
 
 C = TypeVar("C", bound=Hashable)
 
@@ -299,3 +311,8 @@ def gap_frame(lane: Lane, room: str, epoch: str, first: int, last: int, reason: 
 def is_asking(direct: Sequence[Any]) -> bool:
     """Whether what comes next of this waits for the store."""
     return getattr(direct[0], "is_asking", False)
+
+
+def place_of(room: Room[Any], recovery: Recovery) -> dict[str, Any]:
+    """Where a client stands that comes into a room, as v1 tells it."""
+    return {"epoch": room.epoch, "offset": recovery.offset, "recovered": recovery.recovered}

@@ -107,7 +107,12 @@ class Dialogue(Generic[C]):
             fail(session, "rate_limited", "too many messages", request.id, retry_after_s=wait_s, now=now)
             return
         session.message_due_s = due
-        self._waiting.do_in_turn(session, request, size, now)
+        talk = session.talk
+        assert talk is not None
+        if talk.asked or talk.loads or talk.held:
+            self._waiting.hold(session, request, size, now)
+        else:
+            self._handle(session, request, now)
 
     def _handle(self, session: Session[C], request: Request, now: float) -> None:
         if session.state is State.GREETING:

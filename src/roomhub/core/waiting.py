@@ -37,17 +37,14 @@ class Waiting(Generic[C]):
         self._membership = membership
         self._handle = handle
 
-    def do_in_turn(self, session: Session[C], request: Request, size: int, now: float) -> None:
-        """Do what a client asks for, so many characters, now or behind what it waits for: it may build on that."""
+    def hold(self, session: Session[C], request: Request, size: int, now: float) -> None:
+        """A client that waits asks for something more, in so many characters: it may build on what it waits for."""
         talk = session.talk
         assert talk is not None
-        if talk.asked or talk.loads or talk.held:
-            talk.held.append((request, size))
-            talk.held_bytes += size
-            if talk.held_bytes > self._state.limits.direct_bytes:
-                self._membership.evict(session, errors.RATE_LIMITED, now)
-        else:
-            self._handle(session, request, now)
+        talk.held.append((request, size))
+        talk.held_bytes += size
+        if talk.held_bytes > self._state.limits.direct_bytes:
+            self._membership.evict(session, errors.RATE_LIMITED, now)
 
     def go_on(self, session: Session[C], now: float) -> None:
         """With what it has said while it waited for an answer."""

@@ -411,6 +411,32 @@ def test_plain_lines_through_pipes(server: Serving) -> None:
     assert "in lobby: ann" in done.stdout
 
 
+def test_a_script_moderates(guarded: tuple[Serving, Callable[..., str]]) -> None:
+    server, token = guarded
+    requests = [
+        {"type": "join", "room": "lobby"},
+        {"type": "mod", "room": "lobby", "action": "mute", "user": "ann", "for_ms": 60_000, "reason": "to see it"},
+        {"type": "chat", "room": "lobby", "content": "hello?"},
+        {"type": "mod", "room": "lobby", "action": "unmute", "user": "ann"},
+        {"type": "mod", "action": "kick", "user": "nobody"},
+        {"type": "mod", "action": "flog", "user": "ann"},
+        {"type": "mod", "room": "lobby", "action": "kick", "user": "ann", "reason": "to see that too"},
+    ]
+    heard = piped(server, "ann", requests, "--token-file", token("ann", "mod"))
+    answers = [(item["type"], item.get("name"), item.get("field")) for item in heard if "line" in item]
+    assert answers == [
+        ("ok", None, None),
+        ("ok", None, None),
+        ("error", "muted", None),
+        ("ok", None, None),
+        ("error", "bad_request", "user"),
+        ("error", "bad_request", "action"),
+        ("ok", None, None),
+    ]
+    (kicked,) = [item for item in heard if item["type"] == "kicked"]
+    assert kicked == {"type": "kicked", "room": "lobby", "code": 4004, "reason": "to see that too"}
+
+
 # -- roomhub mod -------------------------------------------------------------------------------------------------------
 
 

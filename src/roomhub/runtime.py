@@ -708,7 +708,7 @@ class Runtime:
                 assert self._history is not None
                 keep = self._history.lift if isinstance(effect, Lift) else self._history.impose
                 if not keep(effect.sanction, effect.ref):
-                    _log.error("the store takes no more: %r is in force and not kept", effect)
+                    _log.error("the store takes no more: not kept: %r", effect)
                     refs = [] if effect.ref is None else [effect.ref]
                     self._queue.append(StoreFailed(refs, "the store takes no more"))
             case Moderated():

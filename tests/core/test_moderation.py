@@ -206,6 +206,14 @@ def test_who_is_muted_says_nothing() -> None:
     play.forget() >> says("ben", "chat", room="r", content="sorry") << Hears("ann", chat("ben", "sorry", 1))
 
 
+def test_who_is_muted_tells_nothing_of_itself() -> None:
+    """Metadata would be a way to speak."""
+    play = moderated("Ann", "Ben") >> Mute("ben", "r") >> says("ben", "presence", id=1, room="r", meta={"say": "hi"})
+    play << Hears("ben", error("muted", 1)) << Nothing() >> says("ben", "leave", id=2, room="r")
+    play.forget() >> says("ben", "join", id=3, room="r", meta={"say": "hi"})
+    play << Hears("ann", {**joined("ben", 5, content="Ben joined the room"), "meta": None})
+
+
 def test_a_mute_in_a_room_leaves_the_others_and_direct_messages() -> None:
     play = moderated("Ann", "Ben") >> says("ben", "join", id=1, room="s")
     (
@@ -313,6 +321,26 @@ def test_there_may_be_only_so_many() -> None:
     play >> Ban("a", for_s=10)  # in place of the one before
     play >> After(10) >> Ban("c", "r") >> Ban("d")
     assert [each.user for each in play.hub.sanctions(10)] == ["c", "d"]
+
+
+def test_a_full_table_is_looked_through_only_when_something_may_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    sanctions = Sanctions(3)
+    for user, until_ms in (("a", None), ("b", 50), ("c", 70)):
+        sanctions.add(Sanction("ban", user, until_ms=until_ms))
+    looks: list[float] = []
+    forget = Sanctions.forget
+
+    def look(self: Sanctions, unix_ms: float) -> None:
+        looks.append(unix_ms)
+        forget(self, unix_ms)
+
+    monkeypatch.setattr(Sanctions, "forget", look)
+    assert not sanctions.has_place(Sanction("ban", "d"), 49)
+    assert sanctions.has_place(Sanction("ban", "d"), 50)
+    sanctions.add(Sanction("ban", "d"))
+    assert not sanctions.has_place(Sanction("ban", "e"), 69)
+    assert sanctions.has_place(Sanction("ban", "e"), 70)
+    assert looks == [50, 70]
 
 
 def test_commands_and_effects_show_what_they_are() -> None:
@@ -442,6 +470,12 @@ def test_what_makes_no_sense_is_refused_by_its_field(fields: dict[str, Any], fie
     play << Nothing()
 
 
+def test_a_time_in_ms_is_kept_to_the_ms() -> None:
+    """2.007 s are 2007.0000000000002 ms."""
+    play = does(moderated("Ann"), "ann", action="mute", user="ben", for_ms=2_007)
+    assert play.hub.sanctions(0)[0].until_ms == START_MS + 2_007
+
+
 def test_what_a_moderator_says_next_waits() -> None:
     play = moderated("Ann", "Ben")
     order = asks(play, "ann", action="mute", user="ann")
@@ -462,6 +496,19 @@ def test_a_moderator_may_ban_itself() -> None:
     play = does(moderated("Ann"), "ann", action="ban", user="ann", room=None)
     assert play.tell() == ["close ann banned", "ban ann '' by ann until None: "]
     play << Hears("ann", "bye")
+
+
+def test_a_moderator_does_not_free_itself() -> None:
+    play = moderated("Ann", "Ben") >> Mute("ann", "r")
+    does(play, "ann", action="unmute", user="ann")
+    text = "nobody may unmute themselves: ask another moderator"
+    play << Hears("ann", error("forbidden", "m", room="r", message=text)) >> Ban("ann", "r", message="out")
+    play.forget()
+    for action, user in (("unban", "ann"), ("kick", "ben")):
+        does(play, "ann", action=action, user=user)
+        play << Hears("ann", error("forbidden", "m", message="you are banned from this room: out"))
+    does(play, "ann", action="kick", user="ben", room="s")
+    play << Hears("ann", error("bad_request", "m", message="this user is not here"))
 
 
 def test_a_moderator_is_told_that_there_are_too_many() -> None:
@@ -492,8 +539,42 @@ def test_the_ok_follows_the_commit() -> None:
     assert isinstance(lift, Lift)
     play.tell()
     play << Nothing() >> StoreFailed([lift.ref], "the disk is full")
-    play << Hears("ann", error("internal", "m", message="it is in force, but could not be stored"))
+    play << Hears("ann", error("internal", "m", message="it could not be stored, so nothing has ended"))
     assert play.hub.statistics().store_failures == 1
+    assert [each.user for each in play.hub.sanctions(0)] == ["ben"]
+    does(play, "ann", action="ban", user="ben", for_ms=5)
+    impose = play.orders.popleft()
+    assert isinstance(impose, Impose)
+    play.tell()
+    play << Nothing() >> StoreFailed([impose.ref], "the disk is full")
+    play << Hears("ann", error("internal", "m", message="it could not be stored, and holds only for now"))
+
+
+def test_a_ban_whose_end_cannot_be_stored_holds_again() -> None:
+    """As it would after a restart; whoever came meanwhile goes again, and it can be ended once more."""
+    play = stored("Ann", "Ben") >> Ban("ben", "r") << Impose
+    play.forget() >> Unban("ben", "r")
+    lift = play.orders.popleft()
+    assert isinstance(lift, Lift)
+    play.forget() >> says("ben", "join", id=1, room="r")
+    assert play.hub.members("r") == ("ann", "ben")
+    play.forget() >> StoreFailed([lift.ref], "the disk is full") << Hears("ben", {"type": "kicked", "code": 4002})
+    assert play.hub.members("r") == ("ann",)
+    play.forget() >> Unban("ben", "r")
+    again = play.orders.popleft()
+    assert isinstance(again, Lift)
+    play >> Stored([again.ref], {})
+    assert play.hub.sanctions(0) == []
+
+
+def test_a_ban_whose_end_cannot_be_stored_does_not_hold_again_where_another_does() -> None:
+    play = stored("Ann", "Ben") >> Ban("ben", "r", message="first") << Impose
+    play.forget() >> Unban("ben", "r")
+    lift = play.orders.popleft()
+    assert isinstance(lift, Lift)
+    play.forget() >> Ban("ben", "r", message="second") << Impose
+    play.forget() >> StoreFailed([lift.ref], "the disk is full")
+    assert [each.message for each in play.hub.sanctions(0)] == ["second"]
 
 
 def test_nobody_waits_for_a_commit_that_is_not_waited_for() -> None:

@@ -65,10 +65,11 @@ REFUSALS: Mapping[str, frozenset[str]] = {
     "dm": frozenset({"over_capacity", "forbidden", "muted"}),
     "event": frozenset({"unknown_room", "muted"}),
     "typing": frozenset({"unknown_room", "muted"}),
+    "presence": frozenset({"unknown_room", "muted"}),
     "mod": frozenset({"bad_request", "forbidden", "over_capacity"}),
     "history": frozenset({"unknown_room", "unrecoverable"}),
     "ping": frozenset(),
-    **{kind: frozenset({"unknown_room"}) for kind in ("leave", "presence", "members")},
+    **{kind: frozenset({"unknown_room"}) for kind in ("leave", "members")},
 }
 """The errors that a request may get, beside those for too many of them and for those before hello."""
 

@@ -199,7 +199,7 @@ class Dialogue(Generic[C]):
             else:
                 self._state.give_later(session, "ok", lambda: fields)
             self._pages.replay(session, room, recovery)
-            if request.meta is not None:
+            if request.meta is not None and self._state.mute_of(session.user, room.name, now) is None:
                 talk.metas[session.user] = request.meta
 
         reason = self._membership.join(session, request.room, now, entered)
@@ -222,7 +222,7 @@ class Dialogue(Generic[C]):
 
     def _presence(self, session: Session[C], request: Presence, now: float) -> None:
         member = self._member(session, request.room, request.id, now)
-        if member is not None:
+        if member is not None and self._speech.may_speak(session, request.room, request.id, now):
             talk = member.room.talk
             assert talk is not None
             talk.metas[session.user] = request.meta

@@ -1,8 +1,8 @@
 """Who is put out, kept out and silenced, by the program or by a client that may."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from math import ceil, inf
-from typing import Any, Final, Generic
+from typing import Final, Generic
 
 from typing_extensions import TypeVar
 
@@ -64,7 +64,7 @@ class Moderation(Generic[C]):
         room: str,
         now: float,
         *,
-        for_s: float = inf,
+        for_ms: float = inf,
         message: str = "",
         by: str = "",
         ref: Hashable = None,
@@ -75,26 +75,48 @@ class Moderation(Generic[C]):
         """
         state = self._state
         ts_ms = state.unix_ms(now)
-        until_ms = None if for_s == inf else min(ts_ms + ceil(for_s * 1000), LATEST_MS)
+        until_ms = None if for_ms == inf else min(ts_ms + ceil(for_ms), LATEST_MS)
         sanction = Sanction(kind, user, room, until_ms, message, by, ts_ms)
         if not state.sanctions.has_place(sanction, ts_ms):
             return None
-        state.sanctions.add(sanction)
         if state.store is not None:
             state.effects.append(Impose(sanction, ref))
-        if kind == "ban":
-            self.put_out(user, room, errors.BANNED, now, message=message, until_ms=until_ms)
+        self._enforce(sanction, now)
         return sanction
 
-    def lift(self, kind: SanctionKind, user: str, room: str, now: float, ref: Hashable = None) -> bool:
-        """End the ban or mute of a user from a room, or that from all; whether there was one."""
+    def _enforce(self, sanction: Sanction, now: float) -> None:
+        self._state.sanctions.add(sanction)
+        if sanction.kind == "ban":
+            user, room, until_ms, message = sanction.user, sanction.room, sanction.until_ms, sanction.message
+            self.put_out(user, room, errors.BANNED, now, message=message, until_ms=until_ms)
+
+    def lift(
+        self,
+        kind: SanctionKind,
+        user: str,
+        room: str,
+        now: float,
+        then: Callable[[bool, float], None] = lambda is_stored, now: None,
+    ) -> bool:
+        """End the ban or mute of a user from a room, or that from all; whether there was one.
+
+        With a store, ``then`` is told whether that is kept. If it is not, the ban or mute holds again, as it would
+        after a restart.
+        """
         state = self._state
         found = state.sanctions.exactly(kind, user, room, state.unix_ms(now))
         if found is None:
             return False
         state.sanctions.remove(found)
+
+        def stored(is_stored: bool | None, now: float) -> None:
+            is_free = state.sanctions.exactly(kind, user, room, state.unix_ms(now)) is None
+            if not is_stored and is_free and not found.is_over(state.unix_ms(now)):
+                self._enforce(found, now)
+            then(bool(is_stored), now)
+
         if state.store is not None:
-            state.effects.append(Lift(found, ref))
+            state.effects.append(Lift(found, Question(None, stored)))
         return True
 
     # -- what a client wants ------------------------------------------------------------------------------------------
@@ -102,9 +124,16 @@ class Moderation(Generic[C]):
     def do(self, session: Session[C], request: Moderate, now: float) -> None:
         """A client that may moderate does, and is answered once it is stored, if that is waited for."""
         action, user, room, message = request.action, request.user, request.room or EVERYWHERE, request.reason
+        if fault := self._own_fault(session, action, user, room, now):
+            self._membership.fail(session, "forbidden", fault, request.id, room=room, now=now)
+            return
         store = self._state.store
         waits = action != "kick" and store is not None and store.confirms
-        ref = Question(None, lambda is_stored, now: self._answer(session, request, now, is_stored=is_stored))
+
+        def stored(is_stored: bool | None, now: float) -> None:
+            if waits:
+                self._answer(session, request, now, is_stored=is_stored)
+
         kind: SanctionKind = "mute" if action.endswith("mute") else "ban"
         until_ms: int | None = None
         if action == "kick":
@@ -112,16 +141,15 @@ class Moderation(Generic[C]):
                 self._refuse(session, request, "this user is not here", now)
                 return
         elif action == "ban" or action == "mute":
-            for_s = inf if request.for_ms is None else request.for_ms / 1000
-            sanction = self.impose(
-                kind, user, room, now, for_s=for_s, message=message, by=session.user, ref=ref if waits else None
-            )
+            for_ms = inf if request.for_ms is None else request.for_ms
+            ref = Question(None, stored) if waits else None
+            sanction = self.impose(kind, user, room, now, for_ms=for_ms, message=message, by=session.user, ref=ref)
             if sanction is None:
                 text = "there are as many bans and mutes as there may be"
                 self._membership.fail(session, "over_capacity", text, request.id)
                 return
             until_ms = sanction.until_ms
-        elif not self.lift(kind, user, room, now, ref if waits else None):
+        elif not self.lift(kind, user, room, now, stored):
             where = "in this room; there may be one everywhere" if room else "everywhere; there may be one in a room"
             self._refuse(session, request, f"there is no {kind} of this user {where}", now)
             return
@@ -129,13 +157,23 @@ class Moderation(Generic[C]):
         if not waits:
             self._answer(session, request, now, is_stored=True)
 
-    def _answer(self, session: Session[C], request: Moderate, now: float, *, is_stored: Any) -> None:
+    def _own_fault(self, session: Session[C], action: str, user: str, room: str, now: float) -> str:
+        """A moderator that others have moderated does not free itself; "" if that is not so."""
+        ban = self._state.ban_of(session.user, room, now)
+        if ban is not None:
+            return ban.told()
+        if user == session.user and action in ("unban", "unmute"):
+            return f"nobody may {action} themselves: ask another moderator"
+        return ""
+
+    def _answer(self, session: Session[C], request: Moderate, now: float, *, is_stored: bool | None) -> None:
         if not session.is_live:
             return
         if is_stored:
             self._state.give(session, "ok", {"id": request.id})
         else:
-            text = "it is in force, but could not be stored"
+            is_lift = request.action in ("unban", "unmute")
+            text = "it could not be stored" + (", so nothing has ended" if is_lift else ", and holds only for now")
             self._membership.fail(session, "internal", text, request.id)
         self._membership.judge_direct(session, now)
 

@@ -129,7 +129,7 @@ class Orders(Generic[C]):
         if isinstance(for_s, bool) or not isinstance(for_s, int | float) or not for_s > 0:
             raise ValueError(f"for_s must be seconds, more than 0 (inf for no end), not {for_s!r}")
         kind: Literal["ban", "mute"] = "mute" if isinstance(command, Mute) else "ban"
-        if self._moderation.impose(kind, user, room, now, for_s=for_s, message=command.message) is None:
+        if self._moderation.impose(kind, user, room, now, for_ms=for_s * 1000, message=command.message) is None:
             most = self._state.limits.sanctions
             raise RuntimeError(f"there are {most:g} bans and mutes, as many as the limit sanctions allows: end some")
 

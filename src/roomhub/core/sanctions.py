@@ -1,6 +1,7 @@
 """Bans and mutes: who may not come in, or may not speak, everywhere or in one room, and until when."""
 
 from collections.abc import Sequence
+from math import inf
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 __all__ = ["EVERYWHERE", "Sanction", "SanctionKind", "Sanctions"]
@@ -53,10 +54,11 @@ class Sanctions:
         most: how many there may be.
     """
 
-    __slots__ = ("_most", "bans", "mutes")
+    __slots__ = ("_first_end_ms", "_most", "bans", "mutes")
 
     def __init__(self, most: float) -> None:
         self._most = most
+        self._first_end_ms: float = inf  # none of them ends before that
         self.bans: dict[tuple[str, str], Sanction] = {}
         self.mutes: dict[tuple[str, str], Sanction] = {}
 
@@ -82,7 +84,8 @@ class Sanctions:
         """Whether it may be added: in place of one before, or because there are not too many."""
         if (sanction.user, sanction.room) in self.of_kind(sanction.kind) or len(self) < self._most:
             return True
-        self.forget(unix_ms)
+        if self._first_end_ms <= unix_ms:
+            self.forget(unix_ms)
         return len(self) < self._most
 
     def forget(self, unix_ms: float) -> None:
@@ -90,10 +93,14 @@ class Sanctions:
         for sanctions in (self.bans, self.mutes):
             for key in [key for key, each in sanctions.items() if each.is_over(unix_ms)]:
                 del sanctions[key]
+        ends = [each.until_ms for each in (*self.bans.values(), *self.mutes.values()) if each.until_ms is not None]
+        self._first_end_ms = min(ends, default=inf)
 
     def add(self, sanction: Sanction) -> None:
         """It holds from now on, in place of one before."""
         self.of_kind(sanction.kind)[sanction.user, sanction.room] = sanction
+        if sanction.until_ms is not None:
+            self._first_end_ms = min(self._first_end_ms, sanction.until_ms)
 
     def remove(self, sanction: Sanction) -> None:
         """It holds no more."""

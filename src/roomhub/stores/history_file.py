@@ -77,6 +77,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             imposed_by TEXT NOT NULL,
             ts_ms INTEGER NOT NULL,
             PRIMARY KEY (user, room, kind)) WITHOUT ROWID""",
+        "CREATE INDEX sanctions_by_end ON sanctions (until_ms) WHERE until_ms IS NOT NULL",
     ),
 )
 """The statements that bring a file from the version before to the next. Add to the end; never change one."""
@@ -448,6 +449,7 @@ class HistoryFile:
     def tidy(self, most: int) -> bool:
         """Remove some of what is too old, too much, or of an epoch that is over: each at most so many. True: go on."""
         with self._transaction():
+            self._database.execute("DELETE FROM sanctions WHERE until_ms <= ?", (self._now_ms(),))
             more = [self._tidy_keys(most), self._tidy_epochs(most), self._tidy_old(most), self._tidy_overfull(most)]
             return any(more)
 

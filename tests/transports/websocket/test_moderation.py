@@ -243,11 +243,10 @@ async def test_a_ban_that_cannot_be_stored_is_told(
         with monkeypatch.context() as patch:
             patch.setattr(store, "_call", lambda *_: False)
             answer = await ann.ask("mod", id=1, action="ban", user="ben")
-            assert (answer["name"], answer["message"]) == ("internal", "it is in force, but could not be stored")
+            assert (answer["name"], answer["message"]) == ("internal", "it could not be stored, and holds only for now")
             world.runtime.mute("ben")  # nobody waits for this one
         assert [each.kind for each in world.runtime.sanctions()] == ["ban", "mute"]
         assert [record.message for record in caplog.records if "takes no more" in record.message] == [
-            f"the store takes no more: Impose({sanction!r}) is in force and not kept"
-            for sanction in world.runtime.sanctions()
+            f"the store takes no more: not kept: Impose({sanction!r})" for sanction in world.runtime.sanctions()
         ]
         assert world.runtime.statistics().store_failures == 2

@@ -387,7 +387,7 @@ async def test_the_program_bans_and_mutes() -> None:
     clock = ManualClock()
     async with Runtime(clock=clock) as runtime:
         ann, ben = connect(runtime, "ann", "lobby"), connect(runtime, "Ben", "lobby")
-        runtime.ban("BEN", "lobby", for_s=60, message="spam")
+        runtime.ban("BEN", "lobby", for_s=60, reason="spam")
         assert ben.closed is errors.BANNED
         assert ann.closed is None
         assert connect(runtime, "ben", "lobby").closed is errors.BANNED
@@ -418,13 +418,13 @@ async def test_the_program_bans_and_mutes() -> None:
 async def test_a_callback_bans_who_says_something_bad() -> None:
     def judge(message: Message) -> None:
         if message.content == "bad":
-            runtime.ban(message.user, message.room, message="that was bad")
+            runtime.ban(message.user, message.room, reason="that was bad")
 
     async with Runtime(clock=ManualClock(), on_message=judge) as runtime:
         ann = connect(runtime, "ann", "lobby")
         ann.send("bad")
         assert ann.closed is errors.BANNED
-        assert [sanction.message for sanction in runtime.sanctions()] == ["that was bad"]
+        assert [sanction.reason for sanction in runtime.sanctions()] == ["that was bad"]
 
 
 async def test_nobody_moderates_where_nobody_says_who_may() -> None:
@@ -454,10 +454,10 @@ async def test_kick_closes_every_connection_of_a_user_with_the_reason() -> None:
         runtime.kick("ann", "den")
         assert [client.closed for client in clients] == [None, None, None]
         assert runtime.members("den") == ("ben",)
-        runtime.kick("ann", reason=banned)
+        runtime.kick("ann", close_reason=banned)
         assert [client.closed for client in clients] == [banned, banned, None]
         with pytest.raises(TypeError, match="CloseReason"):
-            runtime.kick("ben", reason="because")  # type: ignore[arg-type]
+            runtime.kick("ben", close_reason="because")  # type: ignore[arg-type]
         assert runtime.members("den") == ("ben",)
 
 
@@ -729,7 +729,7 @@ async def test_a_callback_connects_and_talks_as_a_bot() -> None:
         lambda runtime: runtime.publish("../x", "hi"),
         lambda runtime: runtime.publish("lobby", 5),
         lambda runtime: runtime.publish("lobby", "\ud800"),
-        lambda runtime: runtime.kick("ann", reason="because"),
+        lambda runtime: runtime.kick("ann", close_reason="because"),
         lambda runtime: runtime.enter_room(object(), "lobby"),
         lambda runtime: runtime.submit("nonsense"),
     ],

@@ -525,17 +525,17 @@ class Runtime:
         return self.hub.history(room) if limit is None else self.hub.history(room, limit)
 
     def kick(
-        self, user: str, room: str | None = None, *, reason: CloseReason = errors.KICKED, message: str = ""
+        self, user: str, room: str | None = None, *, reason: str = "", close_reason: CloseReason = errors.KICKED
     ) -> None:
         """Put a user out of a room, or of all (None); it may come back.
 
-        Put out of a room, a plain connection that is in no other is closed; out of all, every one. ``message`` is a
-        word about it to v1 clients.
+        Put out of a room, a plain connection that is in no other is closed; out of all, every one. ``reason`` is a
+        word about it to v1 clients, and ``close_reason`` what connections are closed with.
         """
         self._check_thread("anyio.from_thread.run_sync")
-        self.submit(Kick(user, room, reason=reason, message=message))
+        self.submit(Kick(user, room, reason=reason, close_reason=close_reason))
 
-    def ban(self, user: str, room: str | None = None, *, for_s: float = inf, message: str = "") -> None:
+    def ban(self, user: str, room: str | None = None, *, for_s: float = inf, reason: str = "") -> None:
         """Put a user out of a room, or of all (None), and let it in no more, for so many seconds or for ever.
 
         It holds at once, also for who is not here, and takes the place of one before. With ``history`` it outlives the
@@ -546,20 +546,20 @@ class Runtime:
             RuntimeError: there are as many bans and mutes as ``Limits.sanctions``; or as ``publish``.
         """
         self._check_thread("anyio.from_thread.run_sync")
-        self.submit(Ban(user, room, for_s=for_s, message=message))
+        self.submit(Ban(user, room, for_s=for_s, reason=reason))
 
     def unban(self, user: str, room: str | None = None) -> None:
         """End the ban from a room, or that from all (None). Nothing happens if there is none."""
         self._check_thread("anyio.from_thread.run_sync")
         self.submit(Unban(user, room))
 
-    def mute(self, user: str, room: str | None = None, *, for_s: float = inf, message: str = "") -> None:
+    def mute(self, user: str, room: str | None = None, *, for_s: float = inf, reason: str = "") -> None:
         """Let a user say nothing in a room, or anywhere (None); as ``ban`` otherwise.
 
         It may come, listen and go. What the program publishes in its name is said all the same.
         """
         self._check_thread("anyio.from_thread.run_sync")
-        self.submit(Mute(user, room, for_s=for_s, message=message))
+        self.submit(Mute(user, room, for_s=for_s, reason=reason))
 
     def unmute(self, user: str, room: str | None = None) -> None:
         """End a mute, as ``unban`` a ban."""
@@ -715,7 +715,7 @@ class Runtime:
                 # %r: a peer's words, and a log is read in a terminal.
                 where = f"in {effect.room!r}" if effect.room else "everywhere"
                 where += "" if effect.until_ms is None else f" until {effect.until_ms} ms"
-                _log.info("%s of %r %s by %r: %r", effect.action, effect.user, where, effect.by, effect.message)
+                _log.info("%s of %r %s by %r: %r", effect.action, effect.user, where, effect.by, effect.reason)
             case Settle():
                 if isinstance(effect.ref, Confirmation):
                     effect.ref.settle(effect.position)

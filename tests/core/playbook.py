@@ -270,7 +270,7 @@ class Playbook:
 
 
 def told_sanction(sanction: Sanction) -> str:
-    return f"{sanction.kind} {sanction.user} {sanction.room!r} {sanction.until_ms} {sanction.message!r}"
+    return f"{sanction.kind} {sanction.user} {sanction.room!r} {sanction.until_ms} {sanction.reason!r}"
 
 
 def short(order: Effect[str]) -> str:
@@ -298,7 +298,7 @@ def short(order: Effect[str]) -> str:
             return f"impose {told_sanction(order.sanction)}"
         case Moderated():
             until = order.until_ms
-            return f"{order.action} {order.user} {order.room!r} by {order.by} until {until}: {order.message}"
+            return f"{order.action} {order.user} {order.room!r} by {order.by} until {until}: {order.reason}"
         case Settle():
             where = order.position
             return f"settle {order.ref} {f'{where.epoch}/{where.offset}' if where else None}"

@@ -181,7 +181,7 @@ class StoreSimulation:
     def check_sanctions(self) -> None:
         """After a restart: each as it was when it was last stored for certain, or as it was left since."""
         held = self.hub.sanctions(self.now)
-        now: dict[tuple[str, str, str], str] = {(each.kind, each.user, each.room): each.message for each in held}
+        now: dict[tuple[str, str, str], str] = {(each.kind, each.user, each.room): each.reason for each in held}
         assert set(now) <= set(self.sanctions)
         for key, done in self.sanctions.items():
             found = [(number, holds) for number, holds in done if now.get(key) == (number if holds else None)]
@@ -223,7 +223,7 @@ class StoreSimulation:
             elif isinstance(effect, Moderated):
                 kind = "mute" if effect.action.endswith("mute") else "ban"
                 done = self.sanctions.setdefault((kind, effect.user, effect.room), [("", False)])
-                done.append((effect.message, not effect.action.startswith("un")))
+                done.append((effect.reason, not effect.action.startswith("un")))
             elif isinstance(effect, Load):
                 if len(self.loads) > 20:
                     self.do(Loaded(effect.ref, None, "too many"))

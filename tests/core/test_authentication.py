@@ -248,7 +248,7 @@ def test_names_that_look_alike_are_one_user() -> None:
 
 def test_a_user_leaves_under_the_name_it_came_with() -> None:
     play = alike() >> Connected("ann", TEXT, "Ann", ["r"]) >> Connected("pat", TEXT, "Pat", ["r"])
-    play.forget() >> Kick("ann", reason=errors.KICKED)
+    play.forget() >> Kick("ann", close_reason=errors.KICKED)
     play << Sees("pat", "-Ann", "online Pat")
     assert not play.hub._rooms["r"].names or set(play.hub._rooms["r"].names) == {"pat"}
 

@@ -685,7 +685,7 @@ def test_kick_from_one_room_leaves_the_others() -> None:
 
 def test_kick_takes_a_reason_of_the_program_s_own() -> None:
     reason = application_close_reason("enough", 4500)
-    ann_and_ben() >> Kick("Ann", reason=reason) << Close("ann", reason)
+    ann_and_ben() >> Kick("Ann", close_reason=reason) << Close("ann", reason)
 
 
 def test_a_user_that_is_closing_or_unknown_is_not_kicked_again() -> None:
@@ -944,7 +944,7 @@ def state(hub: Hub[str]) -> object:
         (Published(Message(CHAT, "r", "\ud800", "", "hi")), ValueError),
         (Enter("nobody", "r"), KeyError),
         (Enter("ann", "../x"), ValueError),
-        (Kick("Ann", reason="out"), TypeError),  # type: ignore[arg-type]
+        (Kick("Ann", close_reason="out"), TypeError),  # type: ignore[arg-type]
         (Dismiss(["ann"], "out"), TypeError),  # type: ignore[arg-type]
         (join("cy", "Cy", 5), TypeError),  # type: ignore[arg-type]
         (ClockSet("now"), TypeError),  # type: ignore[arg-type]

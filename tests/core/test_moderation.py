@@ -64,7 +64,7 @@ def does(play: Playbook, client: str, **fields: Any) -> Playbook:
 
 def test_who_is_banned_from_a_room_leaves_it_and_stays_connected() -> None:
     play = moderated("Ann", "Ben") >> says("ben", "chat", room="r", content="spam")
-    play.forget() >> Ban("ben", "r", for_s=60, message="no spam")
+    play.forget() >> Ban("ben", "r", for_s=60, reason="no spam")
     play << Hears("ben", {"type": "kicked", "room": "r", "code": 4002, "reason": "no spam", "until_ms": 1_060_000})
     play << Hears("ann", left("ben", 4, reason="banned", content="Ben left the room"))
     play >> says("ben", "join", id=1, room="r")
@@ -107,7 +107,7 @@ def test_a_clock_that_is_put_back_brings_no_ban_back() -> None:
 
 def test_who_is_banned_everywhere_is_closed_and_cannot_come_back() -> None:
     play = moderated("Ann", "Ben")
-    play >> Ban("ben", for_s=60, message="away with you")
+    play >> Ban("ben", for_s=60, reason="away with you")
     play << Hears(
         "ben",
         {
@@ -144,7 +144,7 @@ def test_a_ban_takes_the_session_with_it() -> None:
 
 def test_a_ban_is_found_at_the_hello_too() -> None:
     """Where a token says who it is only then."""
-    play = guarded() >> Ban("u1", message="no") >> unknown()
+    play = guarded() >> Ban("u1", reason="no") >> unknown()
     order = hello(play)
     play >> Authenticated(order.ref, Identity(user="u1"))
     [bye] = play.hear("ann")
@@ -161,7 +161,7 @@ def test_a_ban_is_found_at_the_end_of_every_way_into_a_room() -> None:
 
 
 def test_a_resume_does_not_lead_into_a_room_that_bans() -> None:
-    play = moderated("Ann", "Ben") >> Disconnected("ben") >> Ban("ben", "r", message="no")
+    play = moderated("Ann", "Ben") >> Disconnected("ben") >> Ban("ben", "r", reason="no")
     play.forget() >> Connected("ben2", V1, "", secret="s2", identity=Identity(user="ben"))
     resume = {"session": "secret of ben", "rooms": {"r": {"epoch": "e.1", "offset": 0}}}
     play >> says("ben2", "hello", id=1, resume=resume)
@@ -184,7 +184,7 @@ def test_a_plain_client_is_closed_with_its_only_room() -> None:
 
 
 def test_a_later_ban_takes_the_place_of_the_one_before() -> None:
-    play = Playbook() >> ClockSet(START_MS) >> Ban("Ann", "r") >> Ban("Ann", "r", for_s=0.0001, message="short")
+    play = Playbook() >> ClockSet(START_MS) >> Ban("Ann", "r") >> Ban("Ann", "r", for_s=0.0001, reason="short")
     assert play.hub.sanctions(0) == [Sanction("ban", "Ann", "r", START_MS + 1, "short", "", START_MS)]
     play >> Ban("Ann", "r", for_s=1e300)
     assert play.hub.sanctions(0)[0].until_ms == 2**53 - 1
@@ -194,7 +194,7 @@ def test_a_later_ban_takes_the_place_of_the_one_before() -> None:
 
 
 def test_who_is_muted_says_nothing() -> None:
-    play = moderated("Ann", "Ben") >> Mute("ben", "r", for_s=60, message="calm down") << Nothing()
+    play = moderated("Ann", "Ben") >> Mute("ben", "r", for_s=60, reason="calm down") << Nothing()
     play >> says("ben", "chat", id=1, room="r", content="hi") >> says("ben", "chat", room="r", content="hi")
     muted = error("muted", 1, room="r", retry_after_ms=60_000, message="you are muted: calm down")
     play << Hears("ben", muted, {**muted, "id": None}) << Nothing()
@@ -274,9 +274,9 @@ def test_what_was_handed_to_the_program_before_a_mute_is_said() -> None:
 
 
 def test_a_kick_has_a_word_for_its_user() -> None:
-    play = moderated("Ann", "Ben") >> Kick("ben", "r", message="cool off")
+    play = moderated("Ann", "Ben") >> Kick("ben", "r", reason="cool off")
     play << Hears("ben", {"type": "kicked", "room": "r", "code": 4004, "reason": "cool off", "until_ms": None})
-    play.forget() >> Kick("ben", message="go")
+    play.forget() >> Kick("ben", reason="go")
     play << Hears("ben", {"type": "bye", "name": "kicked", "reason": "go"})
 
 
@@ -301,8 +301,8 @@ def test_a_kick_from_a_room_without_a_name_is_none() -> None:
         (Ban("ann", for_s=float("nan")), "for_s must be seconds"),
         (Mute("ann", for_s=True), "for_s must be seconds"),
         (Ban("ann", for_s="60"), "for_s must be seconds"),  # type: ignore[arg-type]
-        (Ban("ann", message="\ud800"), "message must not hold a lone surrogate"),
-        (Kick("ann", message="\ud800"), "message must not hold a lone surrogate"),
+        (Ban("ann", reason="\ud800"), "reason must not hold a lone surrogate"),
+        (Kick("ann", reason="\ud800"), "reason must not hold a lone surrogate"),
         (Ban("\ud800"), "user must not hold a lone surrogate"),
     ],
 )
@@ -502,7 +502,7 @@ def test_a_moderator_does_not_free_itself() -> None:
     play = moderated("Ann", "Ben") >> Mute("ann", "r")
     does(play, "ann", action="unmute", user="ann")
     text = "nobody may unmute themselves: ask another moderator"
-    play << Hears("ann", error("forbidden", "m", room="r", message=text)) >> Ban("ann", "r", message="out")
+    play << Hears("ann", error("forbidden", "m", room="r", message=text)) >> Ban("ann", "r", reason="out")
     play.forget()
     for action, user in (("unban", "ann"), ("kick", "ben")):
         does(play, "ann", action=action, user=user)
@@ -568,13 +568,13 @@ def test_a_ban_whose_end_cannot_be_stored_holds_again() -> None:
 
 
 def test_a_ban_whose_end_cannot_be_stored_does_not_hold_again_where_another_does() -> None:
-    play = stored("Ann", "Ben") >> Ban("ben", "r", message="first") << Impose
+    play = stored("Ann", "Ben") >> Ban("ben", "r", reason="first") << Impose
     play.forget() >> Unban("ben", "r")
     lift = play.orders.popleft()
     assert isinstance(lift, Lift)
-    play.forget() >> Ban("ben", "r", message="second") << Impose
+    play.forget() >> Ban("ben", "r", reason="second") << Impose
     play.forget() >> StoreFailed([lift.ref], "the disk is full")
-    assert [each.message for each in play.hub.sanctions(0)] == ["second"]
+    assert [each.reason for each in play.hub.sanctions(0)] == ["second"]
 
 
 def test_nobody_waits_for_a_commit_that_is_not_waited_for() -> None:
@@ -592,7 +592,7 @@ def test_a_moderator_that_has_gone_is_not_told() -> None:
 
 
 def test_what_the_program_orders_is_kept() -> None:
-    play = stored("Ann") >> Ban("ben", for_s=1, message="m")
+    play = stored("Ann") >> Ban("ben", for_s=1, reason="m")
     assert play.tell() == ["impose ban ben '' 1001000 'm'"]
     play >> Unban("ben", "r") >> Unban("ben")
     assert play.tell() == ["lift ban ben '' 1001000 'm'"]

@@ -630,7 +630,7 @@ class Simulation:
     def kick(self) -> None:
         room = self.random.choice((None, *ROOMS, *ROOMS))
         reason = self.random.choice((errors.KICKED, errors.CLOSE_REASONS["banned"]))
-        self.do(Kick(self.random.choice(USERS), room, reason=reason))
+        self.do(Kick(self.random.choice(USERS), room, close_reason=reason))
 
     def moderate(self) -> None:
         random = self.random

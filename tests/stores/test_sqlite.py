@@ -846,17 +846,17 @@ def test_a_close_that_fails_is_as_a_kill(
 def test_bans_and_mutes_are_kept(book: Callable[..., Book]) -> None:
     it = book()
     first = Sanction("ban", "ann", "r", NOW_MS + 5, "why", "mod", NOW_MS - 1)
-    kept = [Sanction("ban", "ann", message="all", ts_ms=NOW_MS), Sanction("mute", "ann", "r", ts_ms=NOW_MS + 1)]
+    kept = [Sanction("ban", "ann", reason="all", ts_ms=NOW_MS), Sanction("mute", "ann", "r", ts_ms=NOW_MS + 1)]
     for number, sanction in enumerate([first, *kept, Sanction("ban", "ben")]):
         assert it.history.impose(sanction, number)
-    assert it.history.impose(first._replace(message="anew"), "again")
+    assert it.history.impose(first._replace(reason="anew"), "again")
     assert it.history.lift(Sanction("ban", "ben"), "lift")
     assert it.history.lift(Sanction("ban", "nobody", "r"), "none there")
     refs = [ref for report in it.close() if isinstance(report, Stored) for ref in report.refs]
     assert refs == [0, 1, 2, 3, "again", "lift", "none there"]
     assert not it.history.impose(first)
     it = book()
-    assert it.snapshot.sanctions == [first._replace(message="anew"), *kept]
+    assert it.snapshot.sanctions == [first._replace(reason="anew"), *kept]
 
 
 def test_bans_survive_a_kill(book: Callable[..., Book], path: Path) -> None:

@@ -71,17 +71,19 @@ class Exit(Enter[C_co]):
 class Kick:
     """Put a user out of a room, or of every room (``room`` None): all their connections.
 
-    A plain connection that is in no other room is closed with ``reason``, after what was said up to now. ``message`` is
-    a word about it to the user.
+    A plain connection that is in no other room is closed with ``close_reason``, after what was said up to now.
+    ``reason`` is a word about it to the user.
     """
 
-    __slots__ = ("message", "reason", "room", "user")
+    __slots__ = ("close_reason", "reason", "room", "user")
 
-    def __init__(self, user: str, room: str | None = None, *, reason: CloseReason = KICKED, message: str = "") -> None:
+    def __init__(
+        self, user: str, room: str | None = None, *, reason: str = "", close_reason: CloseReason = KICKED
+    ) -> None:
         self.user: str = user
         self.room: str | None = room
-        self.reason: CloseReason = reason
-        self.message: str = message
+        self.reason: str = reason
+        self.close_reason: CloseReason = close_reason
 
     def __repr__(self) -> str:
         return f"Kick({self.user!r}, {self.room!r})"
@@ -94,16 +96,16 @@ class Ban:
         user: who; it need not be here.
         room: where.
         for_s: seconds, more than 0; ``inf`` for a ban that ``Unban`` alone ends.
-        message: a word about it to the user.
+        reason: a word about it to the user.
     """
 
-    __slots__ = ("for_s", "message", "room", "user")
+    __slots__ = ("for_s", "reason", "room", "user")
 
-    def __init__(self, user: str, room: str | None = None, *, for_s: float = inf, message: str = "") -> None:
+    def __init__(self, user: str, room: str | None = None, *, for_s: float = inf, reason: str = "") -> None:
         self.user: str = user
         self.room: str | None = room
         self.for_s: float = for_s
-        self.message: str = message
+        self.reason: str = reason
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.user!r}, {self.room!r}, for_s={self.for_s:g})"

@@ -210,18 +210,18 @@ class Moderated:
         user: the identity key of whom.
         room: where, ``""`` for everywhere.
         until_ms: Unix milliseconds at which it ends, None for never or at once.
-        message: why.
+        reason: why.
     """
 
-    __slots__ = ("action", "by", "message", "room", "until_ms", "user")
+    __slots__ = ("action", "by", "reason", "room", "until_ms", "user")
 
-    def __init__(self, by: str, action: str, user: str, room: str, until_ms: int | None, message: str) -> None:
+    def __init__(self, by: str, action: str, user: str, room: str, until_ms: int | None, reason: str) -> None:
         self.by: str = by
         self.action: str = action
         self.user: str = user
         self.room: str = room
         self.until_ms: int | None = until_ms
-        self.message: str = message
+        self.reason: str = reason
 
     def __repr__(self) -> str:
         return f"Moderated({self.by!r}, {self.action!r}, {self.user!r}, {self.room!r})"

@@ -340,7 +340,7 @@ class Membership(Generic[C]):
 
     def refuse_banned(self, session: Session[C], ban: Sanction, now: float) -> None:
         """It is let in nowhere."""
-        self.close(session, errors.BANNED, self._refusals, now, message=ban.message, until_ms=ban.until_ms)
+        self.close(session, errors.BANNED, self._refusals, now, message=ban.reason, until_ms=ban.until_ms)
 
     def refuse(self, session: Session[C], reason: CloseReason, now: float) -> None:
         self.close(session, reason, self._refusals, now)

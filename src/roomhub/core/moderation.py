@@ -87,7 +87,7 @@ class Moderation(Generic[C]):
     def _enforce(self, sanction: Sanction, now: float) -> None:
         self._state.sanctions.add(sanction)
         if sanction.kind == "ban":
-            user, room, until_ms, message = sanction.user, sanction.room, sanction.until_ms, sanction.message
+            user, room, until_ms, message = sanction.user, sanction.room, sanction.until_ms, sanction.reason
             self.put_out(user, room, errors.BANNED, now, message=message, until_ms=until_ms)
 
     def lift(

@@ -115,21 +115,21 @@ class Orders(Generic[C]):
             self._membership.leave_room(session, command.room, now)
 
     def _kick(self, command: Kick, now: float) -> None:
-        self._check_reason(command.reason)
-        self.check_texts(message=command.message)
+        self._check_reason(command.close_reason, "close_reason")
+        self.check_texts(reason=command.reason)
         room = EVERYWHERE if command.room is None else command.room
         if not room and command.room is not None:
             return  # no room has this name
-        self._moderation.put_out(self.user_key(command.user), room, command.reason, now, message=command.message)
+        self._moderation.put_out(self.user_key(command.user), room, command.close_reason, now, message=command.reason)
 
     def _impose(self, command: Ban | Mute, now: float) -> None:
         user, room = self._check_whom(command)
-        self.check_texts(message=command.message)
+        self.check_texts(reason=command.reason)
         for_s = command.for_s
         if isinstance(for_s, bool) or not isinstance(for_s, int | float) or not for_s > 0:
             raise ValueError(f"for_s must be seconds, more than 0 (inf for no end), not {for_s!r}")
         kind: Literal["ban", "mute"] = "mute" if isinstance(command, Mute) else "ban"
-        if self._moderation.impose(kind, user, room, now, for_ms=for_s * 1000, message=command.message) is None:
+        if self._moderation.impose(kind, user, room, now, for_ms=for_s * 1000, message=command.reason) is None:
             most = self._state.limits.sanctions
             raise RuntimeError(f"there are {most:g} bans and mutes, as many as the limit sanctions allows: end some")
 
@@ -231,6 +231,6 @@ class Orders(Generic[C]):
         if fault is not None:
             raise ValueError(f"room: {fault}")
 
-    def _check_reason(self, reason: CloseReason) -> None:
+    def _check_reason(self, reason: CloseReason, name: str = "reason") -> None:
         if not isinstance(reason, CloseReason):
-            raise TypeError(f"reason must be a CloseReason, not {reason!r}")
+            raise TypeError(f"{name} must be a CloseReason, not {reason!r}")

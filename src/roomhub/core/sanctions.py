@@ -20,7 +20,7 @@ class Sanction(NamedTuple):
         user: the identity key.
         room: where; ``""`` for everywhere.
         until_ms: Unix milliseconds at which it ends; None for never.
-        message: a word about it to the user, ``""`` for none.
+        reason: a word about it to the user, ``""`` for none.
         by: the identity key of who wanted it, ``""`` for the program.
         ts_ms: Unix milliseconds at which it was imposed.
     """
@@ -29,7 +29,7 @@ class Sanction(NamedTuple):
     user: str
     room: str = EVERYWHERE
     until_ms: int | None = None
-    message: str = ""
+    reason: str = ""
     by: str = ""
     ts_ms: int = 0
 
@@ -41,7 +41,7 @@ class Sanction(NamedTuple):
         """What its user is told."""
         what = "banned" if self.kind == "ban" else "muted"
         where = f"you are {what} from this room" if self.kind == "ban" and self.room else f"you are {what}"
-        return f"{where}: {self.message}" if self.message else where
+        return f"{where}: {self.reason}" if self.reason else where
 
 
 class Sanctions:

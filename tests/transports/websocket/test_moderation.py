@@ -188,7 +188,7 @@ async def test_what_makes_no_sense_names_the_field(driver: Driver, fields: dict[
 async def test_the_program_moderates_where_names_are_anybodys_word(driver: Driver) -> None:
     async with serving(driver) as world:
         ann, ben = await world.room_of("ann", "Kevin")
-        world.runtime.ban("kevin", message="spam", for_s=60)  # the key is that of every spelling
+        world.runtime.ban("kevin", reason="spam", for_s=60)  # the key is that of every spelling
         assert await ben.closed() == (1008, "banned")
         assert await ann.receive() == left("Kevin", "lobby")
         for spelling in ("Kevin", "KEVIN", "\uff2bevin"):
@@ -205,7 +205,7 @@ async def test_the_program_moderates_where_names_are_anybodys_word(driver: Drive
         await ann.say("now")
         await ann.receive_until(chat("ann", "now", "lobby"))
         await world.join("Kevin")
-        world.runtime.kick("kevin", "lobby", reason=ALONE)
+        world.runtime.kick("kevin", "lobby", close_reason=ALONE)
 
 
 async def test_bans_and_mutes_outlive_the_server(driver: Driver, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ async def test_bans_and_mutes_outlive_the_server(driver: Driver, tmp_path: Path)
         ):
             assert (await ann.ask("mod", id=1, action=action, user=user, **fields))["type"] == "ok"
         sanctions = world.runtime.sanctions()
-        assert [(each.kind, each.user, each.room, each.message, each.by) for each in sanctions] == [
+        assert [(each.kind, each.user, each.room, each.reason, each.by) for each in sanctions] == [
             ("ban", "ben", "", "spam", "ann"),
             ("mute", "cy", "lobby", "", "ann"),
         ]

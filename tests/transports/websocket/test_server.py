@@ -222,7 +222,7 @@ async def test_a_kick_closes_with_1008_and_its_name_after_what_was_said(driver: 
 async def test_a_kick_may_give_the_programs_own_reason(driver: Driver) -> None:
     async with serving(driver) as world:
         bob = await world.join("bob")
-        world.runtime.kick("bob", "lobby", reason=application_close_reason("out of credit", 4500))
+        world.runtime.kick("bob", "lobby", close_reason=application_close_reason("out of credit", 4500))
         assert await bob.closed() == (1008, "out of credit")
 
 

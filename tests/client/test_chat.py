@@ -712,6 +712,20 @@ async def test_a_token_that_cannot_be_had_is_tried_again() -> None:
     assert len(tries) > 1
 
 
+async def test_a_token_from_a_file_has_a_lines_end() -> None:
+    async def from_a_file() -> str:
+        return "ann\n"
+
+    runtime = Runtime(authenticator=Rights())
+    async with runtime, serve(runtime, port=0) as server:
+        for token in ("ann\n", from_a_file):
+            async with connect(server.url, token=token) as ann:
+                assert ann.user == "ann"
+        with pytest.raises(StayAway, match=r"4001 unauthorized \(a token is needed\)"):
+            async with connect(server.url):
+                pass
+
+
 async def test_a_token_that_is_not_taken() -> None:
     async def script(line: Line) -> None:
         await line.accept()

@@ -6,7 +6,7 @@ import pytest
 
 from roomhub.core import errors
 from roomhub.core.commands import Drain, Kick, Publish
-from roomhub.core.effects import Authenticate, Authorize
+from roomhub.core.effects import Authenticate, Authorize, Close
 from roomhub.core.events import Authenticated, Authorized, ClockSet, Connected, Denied, Disconnected, Received
 from roomhub.core.hub import Hub
 from roomhub.core.identity import Identity, Refusal
@@ -167,11 +167,27 @@ def test_a_token_that_renews_nothing(outcome: Identity | Refusal | None, name: s
     assert play.closed == {"ann": "token_expired"}
 
 
-def test_a_hello_of_somebody_known_may_renew_it_too_but_not_be_another() -> None:
-    for user, state in (("u1", State.OPEN), ("u2", State.CLOSING)):
+def test_a_token_in_hello_counts_more_than_what_the_handshake_showed() -> None:
+    """A cookie may be older, and an authenticator may let in guests."""
+    for user in ("u1", "u2"):
         play = guarded() >> Connected("ann", V1, "", secret="s", identity=ANN)
-        play >> Authenticated(hello(play).ref, Identity(user=user))
-        assert play.hub.state_of("ann") is state
+        play >> Authenticated(hello(play).ref, Identity(user=user, username="Now"))
+        play << Hears("ann", {"type": "welcome", "user": user, "username": "Now"})
+        assert list(play.hub._users) == [user]
+        assert play.hub.state_of("ann") is State.OPEN
+        play >> Kick(user)
+        assert play.closed == {"ann": "kicked"}
+        play.forget() >> Disconnected("ann")
+        assert not play.hub._users
+
+
+def test_why_a_token_is_no_good_is_told() -> None:
+    play = guarded() >> unknown()
+    order = hello(play)
+    play >> Authenticated(order.ref, Refusal("no such token"))
+    play << Close("ann", errors.UNAUTHORIZED) << Hears("ann", {"type": "bye", "code": 4001, "reason": "no such token"})
+    play >> unknown("ben") >> says("ben", "hello", id=1) << Close("ben", errors.UNAUTHORIZED)
+    play << Hears("ben", {"type": "bye", "code": 4001, "reason": "a token is needed"})
 
 
 def test_where_nobody_asks_a_token_is_nothing() -> None:

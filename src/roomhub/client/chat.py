@@ -493,9 +493,9 @@ class Chat:
     async def _fresh_token(self) -> tuple[str | None, str]:
         """A token, and what went wrong in getting it."""
         if not callable(self._token):
-            return self._token, ""
+            return None if self._token is None else self._token.strip(), ""
         try:
-            return await self._token(), ""
+            return (await self._token()).strip(), ""  # what was read from a file has a line's end
         except Exception as error:
             return None, f"token() raised {error!r}"
 

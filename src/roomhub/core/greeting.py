@@ -64,7 +64,7 @@ class Greeting(Generic[C]):
                 session, hello.token, lambda outcome, now: self._identified(session, hello, outcome, now), now
             )
         elif not session.user:
-            self._membership.evict(session, errors.UNAUTHORIZED, now)
+            self._membership.evict(session, errors.UNAUTHORIZED, now, message="a token is needed")
         else:
             self._rejoin(session, hello, now)
 
@@ -79,10 +79,8 @@ class Greeting(Generic[C]):
         if outcome is None:
             self._membership.evict(session, errors.INTERNAL, now)
         elif isinstance(outcome, Refusal):
-            is_over = outcome.name == "token_expired"
-            self._membership.evict(session, errors.TOKEN_EXPIRED if is_over else errors.UNAUTHORIZED, now)
-        elif session.user and session.user != outcome.user:
-            self._membership.evict(session, errors.UNAUTHORIZED, now)
+            reason = errors.TOKEN_EXPIRED if outcome.name == "token_expired" else errors.UNAUTHORIZED
+            self._membership.evict(session, reason, now, message=outcome.message)
         elif self._admit(session, outcome, now):
             self._rejoin(session, hello, now)
 
@@ -91,9 +89,9 @@ class Greeting(Generic[C]):
         if identity_fault(identity, max_bytes=self._limits.name_bytes, plain=False) is not None:
             self._membership.evict(session, errors.PROTOCOL, now)
             return False
-        if not session.user:
-            session.user, session.username = identity.user, identity.username or identity.user
-            self._state.users.setdefault(session.user, {})[session] = None
+        # Also where the handshake, by a cookie or without anything, said somebody else: nothing has been done since,
+        # and a token that is shown on purpose counts.
+        self._state.name(session, identity.user, identity.username or identity.user, now)
         self._state.identify(session, identity, now)
         ban = self._state.ban_of(session.user, EVERYWHERE, now)
         if ban is not None:

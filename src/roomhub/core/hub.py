@@ -495,13 +495,7 @@ class Hub(Generic[C]):
         self._state.expiries.cancel(session)
         if not session.user:
             return
-        sessions = self._users[session.user]
-        del sessions[session]
-        if not sessions:
-            del self._users[session.user]
-            mailbox = self._state.mailboxes.get(session.user)
-            if mailbox is not None:
-                self._deadlines.arm("linger", mailbox, now)
+        self._state.forget_name(session, now)
 
     def _name_fault(self, username: str, identity: Identity | None, *, plain: bool) -> str | None:
         most = self.limits.name_bytes

@@ -289,6 +289,23 @@ class HubState(Generic[C]):
                 self.deadlines.cancel(question.kind, question)
             then(answer, now)
 
+    def name(self, session: Session[C], user: str, username: str, now: float) -> None:
+        """The session is this user's, and no other's."""
+        if session.user:
+            self.forget_name(session, now)
+        session.user, session.username = user, username
+        self.users.setdefault(user, {})[session] = None
+
+    def forget_name(self, session: Session[C], now: float) -> None:
+        """The session is not its user's any more. A mailbox whose user has no other goes some day."""
+        sessions = self.users[session.user]
+        del sessions[session]
+        if not sessions:
+            del self.users[session.user]
+            mailbox = self.mailboxes.get(session.user)
+            if mailbox is not None:
+                self.deadlines.arm("linger", mailbox, now)
+
     def identify(self, session: Session[C], identity: Identity, now: float) -> None:
         """It is known who this is, for as long as that is good."""
         session.identity = identity

@@ -241,7 +241,7 @@ ann -> {"type": "auth", "id": 2, "token": "ann 30"}
 ann <- {"type": "ok", "id": 2, "expires_ms": 30000}
 -- ben connects
 ben -> {"type": "hello", "id": 1, "token": "stolen"}
-ben <- {"type": "bye", "code": 4001, "name": "unauthorized", "retry": "no"}
+ben <- {"type": "bye", "code": 4001, "name": "unauthorized", "retry": "no", "reason": "this token is no good"}
 ben <- close 4001 unauthorized
 -- 31 s pass
 ann <- {"type": "bye", "code": 4202, "name": "token_expired", "retry": "now"}

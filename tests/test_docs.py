@@ -305,6 +305,7 @@ def commands_of(block: Block) -> list[list[str]]:
     for line in block.text.splitlines():
         assert line.startswith("$ "), f"line {block.line}: only commands, not {line!r}"
         words = shlex.split(line.removeprefix("$ "), comments=True)
+        words = words[: words.index(">")] if ">" in words else words
         while "&&" in words:
             found.append(words[: words.index("&&")])
             words = words[words.index("&&") + 1 :]

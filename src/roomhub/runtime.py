@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from math import inf
 from os import PathLike
 from types import TracebackType
@@ -714,8 +715,9 @@ class Runtime:
             case Moderated():
                 # %r: a peer's words, and a log is read in a terminal.
                 where = f"in {effect.room!r}" if effect.room else "everywhere"
-                where += "" if effect.until_ms is None else f" until {effect.until_ms} ms"
-                _log.info("%s of %r %s by %r: %r", effect.action, effect.user, where, effect.by, effect.reason)
+                until = "" if effect.until_ms is None else f" until {_date(effect.until_ms)}"
+                why = f": {effect.reason!r}" if effect.reason else ""
+                _log.info("%s of %r %s%s by %r%s", effect.action, effect.user, where, until, effect.by, why)
             case Settle():
                 if isinstance(effect.ref, Confirmation):
                     effect.ref.settle(effect.position)
@@ -837,6 +839,14 @@ class Runtime:
     def _tick_in_time(self) -> None:
         if self.hub.next_deadline() <= self.clock.now():
             self.submit(Ticked())
+
+
+def _date(unix_ms: int) -> str:
+    """In UTC; the number itself where no calendar goes so far."""
+    try:
+        return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        return f"{unix_ms} ms"
 
 
 def _fail(item: Event[Client] | Command[Client], error: Exception) -> None:

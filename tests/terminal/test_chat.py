@@ -103,7 +103,7 @@ class Terminal:
                 text = os.read(self.master, 65_536).decode(errors="replace")
                 self.raw += text
                 self.glass.feed(text)
-            assert time.monotonic() < deadline, self.glass.rows
+            assert time.monotonic() < deadline, "\n".join(self.glass.rows)
 
     def sees(self, pattern: str) -> None:
         self.until(lambda: any(re.search(pattern, row) for row in self.glass.rows))
@@ -203,13 +203,13 @@ def test_a_moderator_at_the_terminal(guarded: tuple[Serving, Callable[..., str]]
         ben = stack.enter_context(Terminal(url, "--token-file", token("ben")))
         ann.sees("Ben came into lobby")
         ann.type("/mute Ben 10m calm down\r")
-        ann.sees(r"\* mute of ben in lobby: done")
+        ann.sees(r"\* mute of Ben in lobby: done, for 10m")
         ben.type("why?\r")
-        ben.sees(r"not done: you are muted: calm down \(muted\)")
+        ben.sees(r"not done: you are muted: calm down; 10m to go")
         ben.type("/ban ann\r")
         ben.sees(r"not done: you may not ban anybody here \(forbidden\)")
         ann.type("/unmute ben\r")
-        ann.sees(r"\* unmute of ben in lobby: done")
+        ann.sees(r"\* unmute of Ben in lobby: done$")
         ben.type("thanks\r")
         ann.sees("Ben: thanks")
         ann.type("/kick Ben off with you\r")
@@ -218,12 +218,17 @@ def test_a_moderator_at_the_terminal(guarded: tuple[Serving, Callable[..., str]]
         ben.type("/join lobby\r")
         ann.until(lambda: sum("Ben came into lobby" in row for row in ann.glass.rows) == 2)
         ann.type("/ban Ben\r")
-        ben.sees(r"\* you were put out of lobby: banned")
+        ann.sees(r"\* ban of Ben in lobby: done, until /unban")
+        ben.sees(r"\* you are banned from lobby$")
         ben.type("/join lobby\r")
         ben.sees(r"not done: you are banned from this room")
-        ann.type("/unban ben\r/unban ben\r/ban\r/mute\r")
+        ann.type("/unban BEN\r/unban ben\r/ban\r/mute\r/mute ben 10x\r/ban nobody 7d\r/unmute ann\r")
+        ann.sees(r"\* unban of Ben in lobby: done$")
         ann.sees(r"not done: there is no ban of this user")
-        ann.sees(r"usage: /ban USER \[TIME\] \[WHY\]")
+        ann.sees(r"\* 10x is no time: write 90s, 10m, 2h or 7d")
+        ann.sees(r"\* ban of the identity nobody, which was not seen here in lobby: done, for 7d")
+        ann.sees(r"not done: nobody may unmute themselves")
+        ann.sees(r"usage: /ban USER \[TIME\] \[WHY\]$")
         ann.sees(r"usage: /mute USER")
 
 
@@ -239,7 +244,31 @@ def test_two_of_one_name_are_told_apart(guarded: tuple[Serving, Callable[..., st
         ann.type("/mute Sam\r")
         ann.sees(r"\* Sam may be x1 or x2: say which")
         ann.type("/mute x2\r")
-        ann.sees(r"\* mute of x2 in lobby: done")
+        ann.sees(r"\* mute of Sam \(x2\) in lobby: done")
+        ann.type("/who\r")
+        ann.sees(r"in lobby: Ann, Sam \(x1\), Sam \(x2\)")
+
+
+def test_whom_a_moderator_means(guarded: tuple[Serving, Callable[..., str]]) -> None:
+    """A name that somebody chose does not stand for another's identity; and names may have spaces."""
+    server, token = guarded
+    url = f"{server.url}/ws/lobby"
+    with ExitStack() as stack:
+        ann = stack.enter_context(Terminal(url, "--token-file", token("ann", "mod")))
+        ann.sees("you are in lobby")
+        for user, name in (("18", "Ben"), ("31", "18"), ("40", "Eve Lee")):
+            terminal = stack.enter_context(Terminal(url, "--token-file", token(user, name=name)))
+            terminal.sees("you are in lobby")
+        ann.sees("Eve Lee came into lobby")
+        ann.type("/ban Ben 1h\r")
+        ann.sees(r"\* Ben left lobby \(banned\)")
+        ann.type("/mute 18 1h\r/unban ben\r")
+        ann.sees(r"\* mute of Ben \(18\) in lobby: done")
+        ann.sees(r"\* unban of Ben \(18\) in lobby: done")
+        ann.type("/mute eve lee 2d be quiet\r")
+        ann.sees(r"\* mute of Eve Lee \(40\) in lobby: done, for 2d")
+        terminal.type("but why?\r")
+        terminal.sees(r"not done: you are muted: be quiet; 2d to go")
 
 
 def test_what_others_write_cannot_command_the_terminal(server: Serving) -> None:
@@ -428,11 +457,12 @@ def test_a_script_moderates(guarded: tuple[Serving, Callable[..., str]]) -> None
         ("ok", None, None),
         ("ok", None, None),
         ("error", "muted", None),
-        ("ok", None, None),
+        ("error", "forbidden", None),
         ("error", "bad_request", "user"),
         ("error", "bad_request", "action"),
         ("ok", None, None),
     ]
+    assert not any("id" in item for item in heard), "none had one"
     (kicked,) = [item for item in heard if item["type"] == "kicked"]
     assert kicked == {"type": "kicked", "room": "lobby", "code": 4004, "reason": "to see that too"}
 

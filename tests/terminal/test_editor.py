@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roomhub.terminal.durations import seconds_of, spoken
 from roomhub.terminal.editor import END, INTERRUPT, Editor, Input
 from roomhub.terminal.text import clean, clock_of, colour_of, width_of
 
@@ -100,3 +101,12 @@ def test_a_time_that_is_none_is_shown_as_such(when_s: float) -> None:
 def test_a_colour_is_a_users_own() -> None:
     assert colour_of("ann") == colour_of("ann")
     assert len({colour_of(f"user-{number}") for number in range(100)}) == 12
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "1s"), (60, "60s"), (119, "2m"), (600, "10m"), (7_199.9, "2h"), (172_799, "2d"), (604_800, "7d")],
+)
+def test_a_time_is_told_as_a_person_would_type_it(seconds: float, text: str) -> None:
+    assert spoken(seconds) == text
+    assert seconds_of(text) is not None

@@ -142,7 +142,7 @@ def moderate(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace, url: str, use: Callable[["Chat"], Awaitable[None]]) -> int:
     """Connect and do it; gives the exit code."""
     # Imported where it is needed: a server has no use for it.
-    from roomhub.client import ChatError, connect
+    from roomhub.client import ChatError, StayAway, connect
     from roomhub.terminal.text import clean
 
     name = f"roomhub {options.command}"
@@ -165,7 +165,10 @@ def _run(options: argparse.Namespace, url: str, use: Callable[["Chat"], Awaitabl
     try:
         anyio.run(_use, connection, use, backend=options.backend)
     except ChatError as error:
-        print(f"{name}: {clean(str(error))}", file=sys.stderr)
+        hint = ""
+        if isinstance(error, StayAway) and error.code in (401, 4001) and _token(options.token_file) is None:
+            hint = f" (give it by --token-file, or in the variable {TOKEN_VARIABLE})"
+        print(f"{name}: {clean(str(error))}{hint}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # Nobody reads any more, which is no fault; nor shall Python's own flush find one.

@@ -101,32 +101,32 @@ async def _obey(
         for line in lines:
             number += 1
             if line.strip():
-                request = _decode(codec, line.decode(errors="replace"), number)
+                request, head = _decode(codec, line.decode(errors="replace"), number)
                 if isinstance(request, requests.Join):
                     async with entrance.entering(request.room):
-                        answer = await _answer(chat, request)
+                        answer = await _answer(chat, request, head)
                         if (room := chat.rooms.get(request.room)) is not None:
                             entrance.shows(room)
                         await put({**answer, "line": number})
                 else:
-                    await put({**await _answer(chat, request), "line": number})
+                    await put({**await _answer(chat, request, head), "line": number})
         if len(buffer) > LINE_BYTES:
             await put({**_error("bad_request", f"a line is over {LINE_BYTES} bytes"), "line": number + 1})
             return
 
 
-def _decode(codec: JsonCodec, text: str, number: int) -> requests.Request:
-    """What a line asks for; where it needs an id and has none, it gets the line's number."""
+def _decode(codec: JsonCodec, text: str, number: int) -> tuple[requests.Request, dict[str, Any]]:
+    """What a line asks for, and how its answer begins: with the line's id, if it has one."""
     request = codec.decode(text)
     if isinstance(request, requests.Fault) and request.field == "id" and request.id is None:
         data = json.loads(text)
         if "id" not in data:
-            return codec.decode(json.dumps({**data, "id": number}))
-    return request
+            # On the wire it would need one; here the line's number tells what is answered.
+            return codec.decode(json.dumps({**data, "id": number})), {}
+    return request, {} if request.id is None else {"id": request.id}
 
 
-async def _answer(chat: Chat, request: requests.Request) -> dict[str, Any]:
-    head = {} if request.id is None else {"id": request.id}
+async def _answer(chat: Chat, request: requests.Request, head: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return {"type": "ok", **head, **await _do(chat, request)}
     except RequestRefused as error:

@@ -36,17 +36,19 @@ from roomhub.client import (
     StayAway,
     Typing,
 )
-from roomhub.terminal.durations import seconds_of
+from roomhub.core.errors import BANNED, KICKED, TOKEN_EXPIRED
+from roomhub.terminal.durations import seconds_of, spoken
 from roomhub.terminal.editor import END, INTERRUPT, Editor
 from roomhub.terminal.entrance import Entrance
 from roomhub.terminal.files import read, write
-from roomhub.terminal.text import clean, clock_of, colour_of
+from roomhub.terminal.text import clean, clock_of, colour_of, date_of
 
 __all__ = ["Screen", "run"]
 
 SEND_TIMEOUT_S: Final = 300.0
 QUIT_TIMEOUT_S: Final = 2.0
 LINES_WAITING: Final = 1_000
+NAMES_KEPT: Final = 10_000
 HELP: Final = (
     "/join ROOM      enter a room, or speak in it from now on",
     "/leave          leave this room",
@@ -157,6 +159,7 @@ class Program:
         self._editor = editor
         self._room: str | None = None  # the one to speak in
         self._typing: dict[tuple[str, str], str] = {}
+        self._names: dict[str, str] = {}  # by identity, of all that were seen
         self._entrance = Entrance(self._tell)
 
     async def run(self, start: Start, stdin: int) -> None:
@@ -243,7 +246,9 @@ class Program:
         except StayAway:
             await anyio.sleep_forever()  # the listener raises it, behind all that came before
         except RequestRefused as error:
-            await self._note(f"not done: {clean(error.message)} ({clean(error.name)})", RED)
+            name = "" if error.name in error.message else f" ({clean(error.name)})"
+            left = "" if error.retry_after_s is None else f"; {spoken(error.retry_after_s)} to go"
+            await self._note(f"not done: {clean(error.message)}{name}{left}", RED)
         except NotAnswered as error:
             fate = "it may have been said" if error.was_sent else "it was not said"
             await self._note(f"no answer; {fate}: {clean(line)}", RED)
@@ -271,25 +276,49 @@ class Program:
                 await self._who(self._here())
             case "/history", [] | [_]:
                 await self._history(self._here(), words)
-            case _, [user, *rest] if command in MODERATION:
-                await self._moderate(MODERATION[command], user, rest)
+            case _, [_, *_] if command in MODERATION:
+                await self._moderate(MODERATION[command], words)
             case "/help", _:
                 await self._screen.show(*HELP)
             case _:
-                usage = [text for text in HELP if text.startswith(f"{command} ")]
+                usage = [text.split("  ")[0] for text in HELP if text.startswith(f"{command} ")]
                 await self._note(f"usage: {usage[0]}" if usage else f"{clean(command)}: see /help", RED)
 
-    async def _moderate(self, action: ModAction, name: str, words: Sequence[str]) -> None:
+    async def _moderate(self, action: ModAction, words: Sequence[str]) -> None:
         room = self._here()
-        seconds = seconds_of(words[0]) if words and action in ("ban", "mute") else None
-        reason = " ".join(words if seconds is None else words[1:])
-        # Who is here may be meant by the name that is shown; who is not, by the identity.
-        named = [member.user for member in room.members.values() if name in (member.user, member.username)]
-        if len(named) > 1 and name not in named:
-            raise ChatError(f"{name} may be {' or '.join(named)}: say which")
-        user = name if name in named or not named else named[0]
+        user, rest = self._whom(words)
+        seconds = seconds_of(rest[0]) if rest and action in ("ban", "mute") else None
+        if seconds is None and rest and rest[0][0].isdigit() and action in ("ban", "mute"):
+            # It would last for ever, and the time be the reason.
+            raise ChatError(f"{rest[0]} is no time: write 90s, 10m, 2h or 7d")
+        reason = " ".join(rest if seconds is None else rest[1:])
         await self._chat.moderate(action, user, room.name, for_s=seconds or math.inf, reason=reason)
-        await self._note(f"{action} of {clean(user)} in {clean(room.name)}: done")
+        known = self._names.get(user)
+        who = f"the identity {user}, which was not seen here" if known is None else _both(user, known)
+        until = (
+            ""
+            if action not in ("ban", "mute")
+            else f", until /un{action}"
+            if seconds is None
+            else f", for {spoken(seconds)}"
+        )
+        await self._note(f"{action} of {clean(who)} in {clean(room.name)}: done{until}")
+
+    def _whom(self, words: Sequence[str]) -> tuple[str, Sequence[str]]:
+        """The identity of who is meant, and the words behind.
+
+        An identity that was seen counts before a name that is shown, which anybody may choose; names may have spaces.
+        """
+        for count in range(len(words), 0, -1):
+            name = " ".join(words[:count])
+            if name in self._names:
+                return name, words[count:]
+            shown = [user for user, username in self._names.items() if username.casefold() == name.casefold()]
+            if len(shown) > 1:
+                raise ChatError(f"{name} may be {' or '.join(shown)}: say which")
+            if shown:
+                return shown[0], words[count:]
+        return words[0], words[1:]
 
     def _here(self) -> Room:
         room = self._chat.rooms.get(self._room or "")
@@ -311,11 +340,19 @@ class Program:
             self._speak_in(name)
             for message in room.backlog:
                 await self._tell(message)
+            for member in room.members.values():
+                self._saw(member.user, member.username)
             others = len(self._entrance.shows(room) - {self._chat.user})
             await self._note(f"you are in {name}" + (f", with {others} more: /who" if others else ""))
 
     async def _who(self, room: Room) -> None:
-        names = [self._name(member.user, member.username) for member in room.members.values()]
+        for member in room.members.values():
+            self._saw(member.user, member.username)
+        # What is shown may be anybody's choice; the identity is what others are told apart by.
+        names = [
+            self._name(member.user, member.username) + _identity_of(member.user, member.username)
+            for member in room.members.values()
+        ]
         await self._note(f"in {room.name}: " + ", ".join(names))
 
     async def _history(self, room: Room, words: Sequence[str]) -> None:
@@ -352,13 +389,12 @@ class Program:
                 where = f"{clean(event.name)} in {clean(event.room)}"
                 await self._show_message(where, event.user, event.username, event.content, time.time())
             case Missed():
-                count = event.last - event.first + 1
-                await self._note(f"{count} messages of {clean(event.room)} are missing ({clean(event.reason)})", RED)
+                await self._note(_missed(event), RED)
             case Restarted():
                 room = clean(event.room)
                 await self._note(f"{room} began anew: the server has forgotten what was said there before", RED)
             case Kicked():
-                await self._note(f"you were put out of {clean(event.room)}: {clean(event.reason)}", RED)
+                await self._note(_put_out(event), RED)
                 if event.room == self._room:
                     self._speak_in(next(iter(self._chat.rooms), None))
                     await self._screen.redraw()
@@ -369,6 +405,8 @@ class Program:
                 self._typing.clear()
                 self._draw_prompt()
                 why = f"{event.code} {event.reason}" if event.code else event.reason
+                if event.code == TOKEN_EXPIRED.code:
+                    why = "the token has expired: a new one is needed"
                 await self._note(f"disconnected: {clean(why)}; next try in {event.retry_in_s:.1f} s", RED)
             case Draining():
                 await self._note(f"the server stops in {event.in_s:.0f} s; this comes back by itself")
@@ -392,7 +430,14 @@ class Program:
         who = "" if not here else f" ({here[0]} types)" if len(here) == 1 else f" ({len(here)} type)"
         self._screen.prompt = f"{clean(self._room or '')}{who}> "
 
+    def _saw(self, user: str, username: str) -> None:
+        self._names.pop(user, None)
+        self._names[user] = username
+        if len(self._names) > NAMES_KEPT:
+            del self._names[next(iter(self._names))]
+
     def _name(self, user: str, username: str) -> str:
+        self._saw(user, username)
         own = (BOLD,) if user == self._chat.user else ()
         return self._screen.paint(clean(username), *own, colour_of(user))
 
@@ -411,6 +456,31 @@ class Program:
 
     async def _note(self, text: str, colour: int = DIM) -> None:
         await self._screen.show(self._screen.paint("*", colour) + " " + text)
+
+
+def _both(user: str, username: str) -> str:
+    return username + _identity_of(user, username)
+
+
+def _identity_of(user: str, username: str) -> str:
+    return "" if user == username.casefold() or user == username else f" ({clean(user)})"
+
+
+def _put_out(event: Kicked) -> str:
+    is_ban = event.code == BANNED.code
+    what = "you are banned from" if is_ban else "you were put out of"
+    until = "" if event.until_s is None else f" until {date_of(event.until_s)}"
+    why = "" if event.reason in (BANNED.name, KICKED.name) else f": {clean(event.reason)}"
+    return f"{what} {clean(event.room)}{until}{why}"
+
+
+def _missed(event: Missed) -> str:
+    count = event.last - event.first + 1
+    where = "your direct messages" if event.room.startswith("@") else clean(event.room)
+    if event.reason == "lost":
+        # Offsets that were set aside; whether all of them had been used is not known.
+        return f"up to {count} messages of {where} may have been lost"
+    return f"{count} messages of {where} are missing ({clean(event.reason)})"
 
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGWINCH)

@@ -5,7 +5,7 @@ import zlib
 from typing import Final
 from unicodedata import category, east_asian_width
 
-__all__ = ["clean", "clock_of", "colour_of", "width_of"]
+__all__ = ["clean", "clock_of", "colour_of", "date_of", "width_of"]
 
 _JOINER: Final = "\u200d"  # holds emoji together; the rest of Cf hides or reorders text
 _PALETTE: Final = (31, 32, 33, 34, 35, 36, 91, 92, 93, 94, 95, 96)
@@ -47,6 +47,14 @@ def clock_of(when_s: float) -> str:
         return time.strftime("%H:%M", time.localtime(when_s))
     except (ValueError, OverflowError, OSError):
         return "--:--"
+
+
+def date_of(when_s: float) -> str:
+    """The local date and time of day of a Unix time, which a server may have made up."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(when_s))
+    except (ValueError, OverflowError, OSError):
+        return "the end of time"
 
 
 def colour_of(user: str) -> int:

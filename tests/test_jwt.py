@@ -519,11 +519,15 @@ def test_no_claims_make_it_raise(claims: Any) -> None:
         (("mod:lobby",), "lobby"),
         (("mod:den", "mod:lobby"), "lobby den"),
         (("mod:",), ""),
+        (("mod:*",), "lobby den"),
+        (("mod:lob*",), "lobby"),
     ],
 )
 @pytest.mark.anyio
 async def test_moderation_needs_its_right(rights: tuple[str, ...], moderated: str) -> None:
+    """And everywhere ("") that of everywhere."""
     who, port = Identity(user="u1", rights=frozenset(rights)), authenticator()
+    assert await port.authorize(who, "ban", "") is ("mod" in rights)
     for room in ("lobby", "den"):
         for action in MODERATION:
             assert await port.authorize(who, action, room) is (room in moderated.split())

@@ -48,8 +48,9 @@ class JwtAuthenticator:
     that may be joined, such as ``["lobby", "team-*"]``: a name, or how names begin and a ``*``. It is the same as a
     right "join:lobby" for each.
 
-    By rights, "mod" allows to kick, ban, unban, mute and unmute everywhere, "mod:lobby" in that room. Every room may be
-    joined, unless a right "join:…" or ``rooms`` is there: then only those. A subclass may override ``authorize``.
+    By rights, "mod" allows to kick, ban, unban, mute and unmute everywhere, "mod:lobby" in that room, "mod:team-*" in
+    those whose names begin so. Every room may be joined, unless a right "join:…" or ``rooms`` is there: then only
+    those. A subclass may override ``authorize``.
 
     A token takes 20 to 150 microseconds to check, in the event loop.
 
@@ -110,7 +111,10 @@ class JwtAuthenticator:
         if action == "join":
             rooms = [right.removeprefix("join:") for right in identity.rights if right.startswith("join:")]
             return not rooms or any(_matches(pattern, room) for pattern in rooms)
-        return action in MODERATION and not identity.rights.isdisjoint(("mod", f"mod:{room}"))
+        if action not in MODERATION:
+            return False
+        rooms = [right.removeprefix("mod:") for right in identity.rights if right.startswith("mod:")]
+        return "mod" in identity.rights or (room != "" and any(_matches(pattern, room) for pattern in rooms))
 
     def verify(self, token: str) -> Identity | Refusal:
         """Who a token says it is, or why it is refused. Never raises."""

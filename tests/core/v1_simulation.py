@@ -885,6 +885,7 @@ class Simulation:
                 self.devices[effect.client].awaits.add("to moderate")
             case Moderated():
                 kind = "mute" if effect.action.endswith("mute") else "ban"
+                assert effect.by != effect.user, "nobody moderates themselves"
                 if effect.action in ("ban", "mute"):
                     self.sanctions[kind, effect.user, effect.room] = effect.until_ms or math.inf
                 elif effect.action != "kick":

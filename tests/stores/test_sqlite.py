@@ -881,6 +881,17 @@ def test_what_is_over_is_not_kept(book: Callable[..., Book], path: Path, at_once
     assert query(path, "SELECT user FROM sanctions") == []
 
 
+def test_a_flood_does_not_keep_out_the_ban_of_who_floods(book: Callable[..., Book], path: Path) -> None:
+    it = book(queue_messages=3, commit_interval_s=NEVER_S)
+    it.append(1, 2, 3)
+    assert not it.offer(message(4))
+    assert not it.history.erase_message("r", 1)
+    assert it.history.impose(Sanction("ban", "ann"))
+    assert it.history.lift(Sanction("ban", "ben"))
+    it.close()
+    assert book().snapshot.sanctions == [Sanction("ban", "ann")]
+
+
 def test_a_ban_that_is_not_stored_is_told_and_logged(
     book: Callable[..., Book], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -35,6 +35,7 @@ class Moderation(Generic[C]):
     def __init__(self, state: HubState[C], membership: Membership[C]) -> None:
         self._state = state
         self._membership = membership
+        self._lifting: dict[tuple[SanctionKind, str, str], Question] = {}  # the last lift of each, until it is stored
 
     # -- what may be done ---------------------------------------------------------------------------------------------
 
@@ -79,6 +80,7 @@ class Moderation(Generic[C]):
         sanction = Sanction(kind, user, room, until_ms, message, by, ts_ms)
         if not state.sanctions.has_place(sanction, ts_ms):
             return None
+        self._lifting.pop((kind, user, room), None)
         if state.store is not None:
             state.effects.append(Impose(sanction, ref))
         self._enforce(sanction, now)
@@ -108,15 +110,19 @@ class Moderation(Generic[C]):
         if found is None:
             return False
         state.sanctions.remove(found)
+        key = kind, user, room
 
         def stored(is_stored: bool | None, now: float) -> None:
-            is_free = state.sanctions.exactly(kind, user, room, state.unix_ms(now)) is None
-            if not is_stored and is_free and not found.is_over(state.unix_ms(now)):
-                self._enforce(found, now)
+            # Unless it was imposed or lifted once more since: then that counts.
+            if self._lifting.get(key) is question:
+                del self._lifting[key]
+                if not is_stored and not found.is_over(state.unix_ms(now)):
+                    self._enforce(found, now)
             then(bool(is_stored), now)
 
         if state.store is not None:
-            state.effects.append(Lift(found, Question(None, stored)))
+            question = self._lifting[key] = Question(None, stored)
+            state.effects.append(Lift(found, question))
         return True
 
     # -- what a client wants ------------------------------------------------------------------------------------------
@@ -158,13 +164,11 @@ class Moderation(Generic[C]):
             self._answer(session, request, now, is_stored=True)
 
     def _own_fault(self, session: Session[C], action: str, user: str, room: str, now: float) -> str:
-        """A moderator that others have moderated does not free itself; "" if that is not so."""
+        """A moderator that others have moderated does not free itself, nor make it shorter; "" if that is not so."""
         ban = self._state.ban_of(session.user, room, now)
         if ban is not None:
             return ban.told()
-        if user == session.user and action in ("unban", "unmute"):
-            return f"nobody may {action} themselves: ask another moderator"
-        return ""
+        return f"nobody may {action} themselves: ask another moderator" if user == session.user else ""
 
     def _answer(self, session: Session[C], request: Moderate, now: float, *, is_stored: bool | None) -> None:
         if not session.is_live:

@@ -27,6 +27,8 @@ LOADS: Final = 10_000
 """How many loads may wait."""
 LOADS_PER_TURN: Final = 32
 """How many loads are answered before the next batch is written."""
+SANCTIONS_WAITING: Final = 10_000
+"""So many bans and mutes are taken beside a full queue: a flood must not keep out the ban of who floods."""
 TIDY_INTERVAL_S: Final = 1.0
 """Seconds from a write to the next look for what need not be kept any more."""
 IDLE_TIDY_INTERVAL_S: Final = 60.0
@@ -251,11 +253,11 @@ class SqliteHistory:
 
     def impose(self, sanction: Sanction, ref: Hashable = None) -> bool:
         """Keep a ban or a mute, in place of one of its kind for its user and room. False: it is not taken."""
-        return self._call(lambda file: file.impose(sanction), ref)
+        return self._call(lambda file: file.impose(sanction), ref, spare=SANCTIONS_WAITING)
 
     def lift(self, sanction: Sanction, ref: Hashable = None) -> bool:
         """Keep it no more; that there is none is no error. False: it is not taken."""
-        return self._call(lambda file: file.lift(sanction), ref)
+        return self._call(lambda file: file.lift(sanction), ref, spare=SANCTIONS_WAITING)
 
     def close(self) -> None:
         """Do what was asked for, then end the thread and close the file. Blocks; again, it does nothing."""
@@ -300,9 +302,9 @@ class SqliteHistory:
         self._unstored[place] = max(self._unstored.get(place, 0), message.offset)
         self._short.add(place)
 
-    def _call(self, do: Callable[[HistoryFile], None], ref: Hashable) -> bool:
+    def _call(self, do: Callable[[HistoryFile], None], ref: Hashable, *, spare: int = 0) -> bool:
         with self._wake:
-            if not self._accepting or self.queued >= self._queue_messages:
+            if not self._accepting or self.queued >= self._queue_messages + spare:
                 return False
             self._ask([_Call(do, ref)])
             return True

@@ -241,7 +241,7 @@ async def test_a_ban_that_cannot_be_stored_is_told(
     async with moderated(driver, history=store) as world:
         ann = await arrive(world, "Ann")
         with monkeypatch.context() as patch:
-            patch.setattr(store, "_call", lambda *_: False)
+            patch.setattr(store, "_call", lambda *_, **__: False)
             answer = await ann.ask("mod", id=1, action="ban", user="ben")
             assert (answer["name"], answer["message"]) == ("internal", "it could not be stored, and holds only for now")
             world.runtime.mute("ben")  # nobody waits for this one

@@ -415,6 +415,23 @@ async def test_the_program_bans_and_mutes() -> None:
             order("ann")
 
 
+async def test_a_ban_ends_by_the_clock_as_it_is_when_it_begins() -> None:
+    """The machine slept: its wall clock went on, the monotonic one did not, and nothing has looked since."""
+
+    class Clock(ManualClock):
+        slept_ms = 0
+
+        def unix_ms(self) -> int:
+            return super().unix_ms() + self.slept_ms
+
+    clock = Clock()
+    async with Runtime(clock=clock) as runtime:
+        clock.slept_ms = 8 * 3_600_000
+        runtime.ban("ann", for_s=60)
+        runtime.mute("ben", for_s=60)
+        assert [each.until_ms for each in runtime.sanctions()] == [clock.unix_ms() + 60_000] * 2
+
+
 async def test_a_callback_bans_who_says_something_bad() -> None:
     def judge(message: Message) -> None:
         if message.content == "bad":

@@ -238,7 +238,7 @@ class Runtime:
                 with anyio.CancelScope(shield=True):
                     await anyio.to_thread.run_sync(opening.abandon)
                 raise
-        self.submit(ClockSet(self.clock.unix_ms()))
+        self._look_at_clock()
         # Not before: a runtime may be made where no event loop runs yet.
         self._flusher = anyio.CancelScope(shield=True)
         self._timer_scope = anyio.CancelScope()
@@ -547,6 +547,7 @@ class Runtime:
             RuntimeError: there are as many bans and mutes as ``Limits.sanctions``; or as ``publish``.
         """
         self._check_thread("anyio.from_thread.run_sync")
+        self._look_at_clock()
         self.submit(Ban(user, room, for_s=for_s, reason=reason))
 
     def unban(self, user: str, room: str | None = None) -> None:
@@ -560,6 +561,7 @@ class Runtime:
         It may come, listen and go. What the program publishes in its name is said all the same.
         """
         self._check_thread("anyio.from_thread.run_sync")
+        self._look_at_clock()
         self.submit(Mute(user, room, for_s=for_s, reason=reason))
 
     def unmute(self, user: str, room: str | None = None) -> None:
@@ -759,6 +761,8 @@ class Runtime:
 
     def _ask_whether(self, effect: Authorize[Client], identity: Identity, questions: Questions) -> None:
         def answered(is_allowed: bool) -> None:
+            if effect.action != "join":
+                self._look_at_clock()
             answer = (Authorized if is_allowed else Denied)(effect.client, effect.room, effect.ref)
             self._submit_answer(effect.client, answer)
 
@@ -821,7 +825,7 @@ class Runtime:
                 await self.clock.sleep_until(self._timer_due)
             now = self.clock.now()
             if now >= wall_check:
-                self.submit(ClockSet(self.clock.unix_ms()))
+                self._look_at_clock()
                 wall_check = now + CLOCK_CHECK_S
             self._tick_in_time()
             if any(timers.deadlines.next() + LATE_S < now for timers in self._timers):
@@ -835,6 +839,10 @@ class Runtime:
                         timers.expire(kind, key)
                     except Exception:
                         _log.exception("a transport's deadline %r raised for %r; the hub goes on", kind, key)
+
+    def _look_at_clock(self) -> None:
+        """Before a time is counted from now on: the wall clock may have been set since the last look."""
+        self.submit(ClockSet(self.clock.unix_ms()))
 
     def _tick_in_time(self) -> None:
         if self.hub.next_deadline() <= self.clock.now():

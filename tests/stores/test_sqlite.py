@@ -871,11 +871,18 @@ def test_what_is_over_is_not_kept(book: Callable[..., Book], path: Path, at_once
     for user, until_ms in (("ann", NOW_MS), ("ben", NOW_MS + 1)):
         assert it.history.impose(Sanction("mute", user, until_ms=until_ms))
     it.close()
+    book(now_ms=lambda: NOW_MS + 10**9).close()  # a clock that is wrong for once sets nobody free
     it = book()
     assert [each.user for each in it.snapshot.sanctions] == ["ben"]
-    it.now_ms += 1
+    it.now_ms += history_file.SANCTIONS_KEPT_MS
     it.append(1)
     it.page()  # behind the look for what need not be kept, which a write leads to
+    it.page()
+    it.close()
+    assert query(path, "SELECT user FROM sanctions") == [("ben",)]
+    it = book(now_ms=lambda: NOW_MS + history_file.SANCTIONS_KEPT_MS + 1)
+    it.append(2)
+    it.page()
     it.page()
     it.close()
     assert query(path, "SELECT user FROM sanctions") == []

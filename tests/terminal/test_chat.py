@@ -242,7 +242,7 @@ def test_two_of_one_name_are_told_apart(guarded: tuple[Serving, Callable[..., st
             sam = stack.enter_context(Terminal(url, "--token-file", token(user, name="Sam")))
             sam.sees("you are in lobby")
         ann.type("/mute Sam\r")
-        ann.sees(r"\* Sam may be x1 or x2: say which")
+        ann.sees(r"\* that may be =x1 \(Sam\) or =x2 \(Sam\): say which")
         ann.type("/mute x2\r")
         ann.sees(r"\* mute of Sam \(x2\) in lobby: done")
         ann.type("/who\r")
@@ -262,7 +262,9 @@ def test_whom_a_moderator_means(guarded: tuple[Serving, Callable[..., str]]) -> 
         ann.sees("Eve Lee came into lobby")
         ann.type("/ban Ben 1h\r")
         ann.sees(r"\* Ben left lobby \(banned\)")
-        ann.type("/mute 18 1h\r/unban ben\r")
+        ann.type("/mute 18 1h\r")
+        ann.sees(r"\* that may be =18 \(Ben\) or =31 \(18\): say which")
+        ann.type("/mute =18 1h\r/unban ben\r")
         ann.sees(r"\* mute of Ben \(18\) in lobby: done")
         ann.sees(r"\* unban of Ben \(18\) in lobby: done")
         ann.type("/mute eve lee 2d be quiet\r")
@@ -512,6 +514,7 @@ def test_moderation_where_names_are_anybodys_word(server: Serving, capfd: pytest
         (["ws://x", "kick", "ben", "--for", "1m"], "--for is for a ban or a mute: leave it out of kick"),
         (["ws://x/ws/a", "ban", "ben", "--room", "b"], "name two rooms"),
         (["ws://x/ws", "ban", "ben", "--room", "a b"], "--room, 'a b': room may only contain letters"),
+        (["ws://x/ws", "ban", "ben", "--room", ""], "room is empty"),
         (["http://x", "ban", "ben"], "ws://"),
     ],
 )

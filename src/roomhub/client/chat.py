@@ -378,7 +378,7 @@ class Chat:
             NotAnswered, OutboxFull, ChatClosed, StayAway: as for ``join``.
             ValueError: ``for_s`` is not more than 0, or there is a lone surrogate.
         """
-        _check_text(user + reason)
+        _check_text(user + reason + (room or ""))
         if not for_s > 0:
             raise ValueError(f"for_s must be seconds, more than 0 (inf for no end), not {for_s!r}")
         for_ms = None if for_s == math.inf else math.ceil(for_s * 1000)

@@ -181,6 +181,10 @@ class JsonCodec:
             if fault:
                 return Fault("bad_request", f"{field.name} must be {fault}", field.name, id_)
             values[field.name] = value
+        for name in ("room", "for_ms") if kind == "mod" else ():
+            # Left out they mean everywhere, and for ever: what somebody failed to fill in must not.
+            if name in data and data[name] is None:
+                return Fault("bad_request", f"{name} must not be null: leave it out, or say which", name, id_)
         if kind == "history" and ("since" in values) == ("before" in values):
             return Fault("bad_request", "give either since or before", "since", id_)
         return _BUILDERS[kind](**values)

@@ -24,6 +24,8 @@ APPLICATION_ID: Final = 0x726F6F6D
 """What marks a file as ours: "room"."""
 ROWS_PER_STATEMENT: Final = 100
 """How many rows are written at once; with their columns below 999, the most parameters an old SQLite takes."""
+SANCTIONS_KEPT_MS: Final = 30 * 24 * 3_600 * 1_000
+"""So long a ban or mute that is over stays in the file."""
 LOGS: Final = 10_000
 """How many rooms' rows are kept at hand."""
 
@@ -226,9 +228,9 @@ class HistoryFile:
         keys = execute(
             "SELECT room, user, key, epoch, offset, ts_ms FROM keys WHERE ts_ms > ?", (now_ms - self._keep.key_age_ms,)
         )
-        execute("DELETE FROM sanctions WHERE until_ms <= ?", (now_ms,))
         columns = "kind, user, room, until_ms, message, imposed_by, ts_ms"
-        sanctions = execute(f"SELECT {columns} FROM sanctions ORDER BY ts_ms")
+        in_force = "until_ms IS NULL OR until_ms > ?"
+        sanctions = execute(f"SELECT {columns} FROM sanctions WHERE {in_force} ORDER BY ts_ms", (now_ms,))
         return Snapshot(
             [StoredRoom(*row) for row in rooms],
             [StoredKey(*row) for row in keys],
@@ -449,7 +451,9 @@ class HistoryFile:
     def tidy(self, most: int) -> bool:
         """Remove some of what is too old, too much, or of an epoch that is over: each at most so many. True: go on."""
         with self._transaction():
-            self._database.execute("DELETE FROM sanctions WHERE until_ms <= ?", (self._now_ms(),))
+            # Not at once: a clock that is wrong for a moment must not set anybody free.
+            over = (self._now_ms() - SANCTIONS_KEPT_MS,)
+            self._database.execute("DELETE FROM sanctions WHERE until_ms <= ?", over)
             more = [self._tidy_keys(most), self._tidy_epochs(most), self._tidy_old(most), self._tidy_overfull(most)]
             return any(more)
 

@@ -121,7 +121,7 @@ def moderate(options: argparse.Namespace) -> int:
     Raises:
         ValueError: as ``chat``.
     """
-    url, rooms = _url_and_rooms(options.url, [options.room] if options.room else [])
+    url, rooms = _url_and_rooms(options.url, [] if options.room is None else [options.room])
     if len(rooms) > 1:
         raise ValueError(f"--room {options.room} and the URL, with {rooms[0]}, name two rooms: leave one out")
     if options.for_s is not None and options.action not in ("ban", "mute"):

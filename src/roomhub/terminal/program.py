@@ -307,17 +307,22 @@ class Program:
     def _whom(self, words: Sequence[str]) -> tuple[str, Sequence[str]]:
         """The identity of who is meant, and the words behind.
 
-        An identity that was seen counts before a name that is shown, which anybody may choose; names may have spaces.
+        A name that is shown may be anybody's choice, also another's identity; and names may have spaces. So what fits
+        two is not guessed. ``=`` before it says that it is an identity.
         """
-        for count in range(len(words), 0, -1):
+        if words[0].startswith("="):
+            return words[0][1:], words[1:]
+        fitting: dict[str, int] = {}
+        for count in range(1, len(words) + 1):
             name = " ".join(words[:count])
-            if name in self._names:
-                return name, words[count:]
-            shown = [user for user, username in self._names.items() if username.casefold() == name.casefold()]
-            if len(shown) > 1:
-                raise ChatError(f"{name} may be {' or '.join(shown)}: say which")
-            if shown:
-                return shown[0], words[count:]
+            for user, username in self._names.items():
+                if user == name or username.casefold() == name.casefold():
+                    fitting[user] = count
+        if len(fitting) > 1:
+            which = " or ".join(f"={user} ({self._names[user]})" for user in sorted(fitting))
+            raise ChatError(f"that may be {which}: say which")
+        for user, count in fitting.items():
+            return user, words[count:]
         return words[0], words[1:]
 
     def _here(self) -> Room:

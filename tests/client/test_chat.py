@@ -272,6 +272,14 @@ async def test_a_moderator_kicks_bans_and_mutes() -> None:
             await ann.moderate("ban", "ben", for_s=0)
         with pytest.raises(ValueError, match="lone surrogate"):
             await ann.moderate("ban", "ben", reason="\ud800")
+        for user, room in (("\ud800", "lobby"), ("ben", "\ud800")):
+            with pytest.raises(ValueError, match="lone surrogate"):
+                await ann.moderate("ban", user, room)
+        with pytest.raises(ValueError, match="lone surrogate"):
+            await ann.join("\ud800")
+        with pytest.raises(ValueError, match="lone surrogate"):
+            await ann.dm("\ud800", "hello")
+        assert ann.is_connected
 
 
 async def test_wss_with_an_authority_of_ones_own() -> None:

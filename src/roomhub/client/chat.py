@@ -319,7 +319,9 @@ class Chat:
             RequestRefused: ``forbidden``, ``bad_request`` for a bad name, or any other.
             NotAnswered: there was no answer in time; then the client is not in the room.
             OutboxFull, ChatClosed, StayAway: it was not asked at all.
+            ValueError: a lone surrogate, which has no UTF-8.
         """
+        _check_text(room)
         due = self._due(timeout_s)
         if room not in self._protocol.rooms:
             reply = await self._answer(
@@ -330,7 +332,7 @@ class Chat:
 
     async def dm(self, user: str, content: str, *, key: str | None = None, timeout_s: float | None = None) -> Sent:
         """Say something to one user, connected or not. As ``Room.send`` for the rest."""
-        _check_text(content)
+        _check_text(user + content)
         return _sent(await self._answer(self._protocol.write_to(user, content, self._due(timeout_s), key)))
 
     async def mailbox(

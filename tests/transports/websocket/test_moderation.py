@@ -197,6 +197,13 @@ async def test_the_program_moderates_where_names_are_anybodys_word(driver: Drive
         assert await refusal_of(world, "/ws?username=kevin", SUBPROTOCOL) == (403, "you are banned: spam")
         [sanction] = world.runtime.sanctions()
         assert (sanction.kind, sanction.user, sanction.by) == ("ban", "kevin", "")
+        world.runtime.ban("KEVIN", "den")
+        world.runtime.unban("kevin")
+        in_den = (403, "you are banned from this room")
+        assert await refusal_of(world, "/ws/den?username=Kevin") == in_den
+        assert await refusal_of(world, "/ws/den?username=Kevin", SUBPROTOCOL) == in_den
+        await (await world.join("Kevin")).say("the lobby is open")
+        world.runtime.kick("kevin")
         world.runtime.mute("ann", "lobby")
         await ann.say("hello?")
         await until(lambda: world.runtime.statistics().messages_dropped)

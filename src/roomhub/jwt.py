@@ -48,7 +48,7 @@ class JwtAuthenticator:
     that may be joined, such as ``["lobby", "team-*"]``: a name, or how names begin and a ``*``. It is the same as a
     right "join:lobby" for each.
 
-    By rights, "mod" allows to kick, ban, unban, mute and unmute everywhere, "mod:lobby" in that room, "mod:team-*" in
+    By rights, "mod" allows to kick, ban, unban, mute and unmute everywhere, "mod:lobby" in that room, ``mod:team-*`` in
     those whose names begin so. Every room may be joined, unless a right "join:…" or ``rooms`` is there: then only
     those. A subclass may override ``authorize``.
 

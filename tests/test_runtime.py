@@ -444,6 +444,22 @@ async def test_a_callback_bans_who_says_something_bad() -> None:
         assert [sanction.reason for sanction in runtime.sanctions()] == ["that was bad"]
 
 
+async def test_bans_of_callbacks_that_answer_one_another_keep_nobody_waiting() -> None:
+    """As their other orders: a hundred a turn, and the rest with the next flush."""
+
+    def go_on(room: str, user: str) -> None:
+        runtime.ban(f"u{int(user[1:]) + 1}", room)
+
+    async with Runtime(clock=ManualClock(), on_leave=go_on, limits=Limits(join_burst=math.inf)) as runtime:
+        clients = [connect(runtime, f"u{number}", "lobby") for number in range(150)]
+        runtime.ban("u0", "lobby")
+        assert 0 < len(runtime.members("lobby")) < 50, "a turn takes so many"
+        while runtime.members("lobby"):
+            await runtime.flushed()
+        assert all(client.closed is errors.BANNED for client in clients)
+        assert len(runtime.sanctions()) == 151
+
+
 async def test_nobody_moderates_where_nobody_says_who_may() -> None:
     """A transport of the program's own may know who its clients are; but without an authenticator none has a right."""
     clock = ManualClock()

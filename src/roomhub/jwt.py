@@ -16,6 +16,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
+from roomhub.core.protocol import MOD_ACTIONS
 from roomhub.jwt_keys import ALGORITHMS, Keys, load_key  # first: it says what to install
 from roomhub.ports import ConnectionInfo, Identity, Refusal
 
@@ -30,7 +31,7 @@ MAX_TOKEN_BYTES: Final = 8 * 1024
 """A longer token is refused unread. Servers and proxies bound a header, where tokens come by too, to about as much."""
 MAX_DATE_S: Final = 253_402_300_799
 """The end of the year 9999 in Unix seconds. A later time is no time but a mistake, such as milliseconds."""
-MODERATION: Final = frozenset({"kick", "ban", "unban", "mute", "unmute"})
+MODERATION: Final = frozenset(MOD_ACTIONS)
 """What the right "mod" is for."""
 
 # RFC 7515 section 7.1. The signature is empty only where alg is "none" (RFC 7518 section 3.6), which is told apart.

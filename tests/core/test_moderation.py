@@ -1,5 +1,6 @@
 """Who is put out, kept out and silenced: by the program, and by clients that may."""
 
+import math
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from roomhub.core.effects import Announce, Authorize, Close, Impose, Lift, Moder
 from roomhub.core.events import (
     Authenticated,
     Authorized,
+    Blocked,
     ClockSet,
     Connected,
     Denied,
@@ -20,7 +22,7 @@ from roomhub.core.events import (
     StoreFailed,
 )
 from roomhub.core.identity import Identity
-from roomhub.core.sanctions import Sanction, Sanctions
+from roomhub.core.sanctions import Sanction, Sanctions, milliseconds
 from roomhub.core.session import State
 from roomhub.core.storage import Snapshot
 from tests.core.playbook import TEXT, V1, After, Hears, Nothing, Playbook, Sees, says
@@ -359,6 +361,13 @@ def test_what_is_told_of_a_sanction() -> None:
     assert told == ["you are banned", "you are banned from this room", "you are muted: m"]
 
 
+@pytest.mark.parametrize(
+    ("for_s", "ms"), [(2.007, 2_007), (0.0001, 1), (1e-320, 1), (0.0015, 2), (60, 60_000), (math.inf, None)]
+)
+def test_seconds_in_milliseconds(for_s: float, ms: int | None) -> None:
+    assert milliseconds(for_s) == ms
+
+
 def test_one_of_a_kind_for_a_user_in_a_room() -> None:
     sanctions = Sanctions(9)
     for kind in ("ban", "mute"):
@@ -529,15 +538,36 @@ def test_who_is_waited_for_can_be_kicked() -> None:
 
 
 def test_a_moderator_is_told_that_there_are_too_many() -> None:
-    play = does(moderated("Ann", sanctions=1) >> Ban("eve"), "ann", action="ban", user="ben")
-    play << Hears("ann", error("over_capacity", "m"))
+    play = moderated("Ann", sanctions=1, error_burst=1) >> Ban("eve")
+    for _ in range(3):  # which is no error of its own
+        does(play, "ann", action="ban", user="ben") << Hears("ann", error("over_capacity", "m"))
+
+
+def test_a_moderator_that_does_not_read_is_put_out_with_what_it_asked_for() -> None:
+    """Answers that come later than the request, from the store, are bounded too."""
+    play = stored("Ann", "Ben", direct_bytes=300)
+    does(play, "ann", action="mute", user="ben")
+    impose = play.orders.popleft()
+    assert isinstance(impose, Impose)
+    play.tell()
+    play >> Blocked("ann")
+    play.hub._state.give(next(iter(play.hub._users["ann"])), "pong", {"id": "x" * 300})
+    play >> Stored([impose.ref], {})
+    assert play.closed == {"ann": "slow_consumer"}
+
+
+def test_who_does_not_read_is_put_out_with_what_a_ban_tells_it() -> None:
+    play = moderated("Ann", "Ben", direct_bytes=300) >> Blocked("ben")
+    play.hub._state.give(next(iter(play.hub._users["ben"])), "pong", {"id": "x" * 300})
+    play >> Ban("ben", "r")
+    assert play.closed == {"ben": "slow_consumer"}
 
 
 # -- with a store ------------------------------------------------------------------------------------------------------
 
 
-def stored(*users: str, confirms: bool = True, sanctions: tuple[Sanction, ...] = ()) -> Playbook:
-    play = Playbook(presence_grace_s=0) >> ClockSet(START_MS)
+def stored(*users: str, confirms: bool = True, sanctions: tuple[Sanction, ...] = (), **limits: float) -> Playbook:
+    play = Playbook(presence_grace_s=0, **limits) >> ClockSet(START_MS)
     play.hub.restore(Snapshot((), (), sanctions), reserve=100, confirms=confirms, now=0)
     for user in users:
         arrive(play, user, "r")

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from random import random as chance
 from types import TracebackType
-from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias
+from typing import Any, Final, NamedTuple, Self, TypeAlias
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -25,10 +25,12 @@ from roomhub.client.outbox import Request
 from roomhub.client.protocol import ClientProtocol, HangUp, Phase, Probe, direct_message, message
 from roomhub.client.wire import Item, Wire
 from roomhub.core.message import Position
+from roomhub.core.protocol import ModAction
+from roomhub.core.sanctions import milliseconds
 from roomhub.ports import Clock, SystemClock
 from roomhub.transports.websocket.opening import Address, Opened, parse_url
 
-__all__ = ["Chat", "DirectPage", "ModAction", "Page", "Room", "Token", "connect"]
+__all__ = ["Chat", "DirectPage", "Page", "Room", "Token", "connect"]
 
 SUBPROTOCOL: Final = "roomhub.v1.json"
 READ_BYTES: Final = 65_536
@@ -39,8 +41,6 @@ CLOSE_TIMEOUT_S: Final = 1.0
 AWAITED_FACTOR: Final = 4
 """So many times the buffer is read while the program waits for an answer, which comes behind the events."""
 
-ModAction: TypeAlias = Literal["kick", "ban", "unban", "mute", "unmute"]
-"""What a moderator can do."""
 Token: TypeAlias = str | Callable[[], Awaitable[str]]
 """A token, or what gives one: it is awaited for each connection, and again before a token ends."""
 
@@ -381,9 +381,7 @@ class Chat:
             ValueError: ``for_s`` is not more than 0, or there is a lone surrogate.
         """
         _check_text(user + reason + (room or ""))
-        if not for_s > 0:
-            raise ValueError(f"for_s must be seconds, more than 0 (inf for no end), not {for_s!r}")
-        for_ms = None if for_s == math.inf else math.ceil(for_s * 1000)
+        for_ms = milliseconds(for_s)
         due = self._due(timeout_s)
         await self._answer(self._protocol.moderate(action, user, room, due, for_ms=for_ms, reason=reason))
 

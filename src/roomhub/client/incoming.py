@@ -7,8 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 
-from roomhub.core.json_codec import BIGGEST_INTEGER
-from roomhub.core.protocol import SERVER_MESSAGES, Kind
+from roomhub.core.protocol import BIGGEST_INTEGER, SERVER_MESSAGES, Kind
 
 __all__ = ["Broken", "read_frame"]
 

@@ -39,9 +39,10 @@ from roomhub.client.events import (
 from roomhub.client.incoming import Broken, read_frame
 from roomhub.client.outbox import Outbox, Request
 from roomhub.client.rooms import RoomState
-from roomhub.core.json_codec import BIGGEST_INTEGER, JsonCodec
+from roomhub.core.json_codec import JsonCodec
 from roomhub.core.limits import Limits
 from roomhub.core.message import Position
+from roomhub.core.protocol import BIGGEST_INTEGER, ModAction
 
 __all__ = ["ClientProtocol", "HangUp", "Order", "Phase", "Probe", "direct_message", "message"]
 
@@ -374,7 +375,14 @@ class ClientProtocol:
         return self._ask("history", fields, deadline)
 
     def moderate(
-        self, action: str, user: str, room: str | None, deadline: float, *, for_ms: int | None = None, reason: str = ""
+        self,
+        action: ModAction,
+        user: str,
+        room: str | None,
+        deadline: float,
+        *,
+        for_ms: int | None = None,
+        reason: str = "",
     ) -> Request:
         """Kick, ban, unban, mute or unmute a user, in a room or (None) everywhere."""
         fields: dict[str, Any] = {"action": action, "user": user}

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 
 from roomhub.core.limits import Limits
 from roomhub.core.message import CHAT, DM, Message, Position
-from roomhub.core.protocol import CLIENT_MESSAGES, KINDS
+from roomhub.core.protocol import BIGGEST_INTEGER, CLIENT_MESSAGES, KINDS, MOD_ACTIONS
 from roomhub.core.requests import (
     Auth,
     Chat,
@@ -35,9 +35,6 @@ from roomhub.core.requests import (
 )
 
 __all__ = ["JsonCodec", "Raw"]
-
-BIGGEST_INTEGER: Final = 2**53 - 1
-"""Of an id and an offset: beyond it a JavaScript client cannot tell one from the next (RFC 8259 section 6)."""
 
 DEEPEST: Final = 16
 """How many levels metadata may have. A parser may bound them (RFC 8259 section 9); and what one peer says is rendered
@@ -284,7 +281,7 @@ def _state(value: Any) -> _Checked:
 
 
 def _action(value: Any) -> _Checked:
-    return (value, "") if value in ("kick", "ban", "unban", "mute", "unmute") else (None, KINDS["action"])
+    return (value, "") if value in MOD_ACTIONS else (None, KINDS["action"])
 
 
 def _duration(value: Any) -> _Checked:

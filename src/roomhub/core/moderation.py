@@ -1,8 +1,7 @@
 """Who is put out, kept out and silenced, by the program or by a client that may."""
 
 from collections.abc import Callable, Hashable
-from math import ceil, inf
-from typing import Final, Generic
+from typing import Generic
 
 from typing_extensions import TypeVar
 
@@ -10,6 +9,7 @@ from roomhub.core import errors
 from roomhub.core.effects import Impose, Lift, Moderated
 from roomhub.core.errors import CloseReason
 from roomhub.core.membership import Membership
+from roomhub.core.protocol import BIGGEST_INTEGER
 from roomhub.core.requests import Moderate
 from roomhub.core.sanctions import EVERYWHERE, Sanction, SanctionKind
 from roomhub.core.session import Session
@@ -18,9 +18,6 @@ from roomhub.core.state import HubState, Question
 __all__ = ["Moderation"]
 
 C = TypeVar("C", bound=Hashable)
-
-LATEST_MS: Final = 2**53 - 1
-"""The last time that a JavaScript client can tell from the one before it."""
 
 
 class Moderation(Generic[C]):
@@ -65,7 +62,7 @@ class Moderation(Generic[C]):
         room: str,
         now: float,
         *,
-        for_ms: float = inf,
+        for_ms: int | None = None,
         message: str = "",
         by: str = "",
         ref: Hashable = None,
@@ -76,7 +73,7 @@ class Moderation(Generic[C]):
         """
         state = self._state
         ts_ms = state.unix_ms(now)
-        until_ms = None if for_ms == inf else min(ts_ms + ceil(for_ms), LATEST_MS)
+        until_ms = None if for_ms is None else min(ts_ms + for_ms, BIGGEST_INTEGER)
         sanction = Sanction(kind, user, room, until_ms, message, by, ts_ms)
         if not state.sanctions.has_place(sanction, ts_ms):
             return None
@@ -147,9 +144,10 @@ class Moderation(Generic[C]):
                 self._refuse(session, request, "this user is not here", now)
                 return
         elif action == "ban" or action == "mute":
-            for_ms = inf if request.for_ms is None else request.for_ms
             ref = Question(None, stored) if waits else None
-            sanction = self.impose(kind, user, room, now, for_ms=for_ms, message=message, by=session.user, ref=ref)
+            sanction = self.impose(
+                kind, user, room, now, for_ms=request.for_ms, message=message, by=session.user, ref=ref
+            )
             if sanction is None:
                 text = "there are as many bans and mutes as there may be"
                 self._membership.fail(session, "over_capacity", text, request.id)

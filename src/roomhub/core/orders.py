@@ -1,7 +1,7 @@
 """What the embedding program orders: each command checked before anything changes, then done."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, Generic, Literal
+from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
@@ -28,7 +28,7 @@ from roomhub.core.errors import CloseReason
 from roomhub.core.membership import Membership
 from roomhub.core.message import CHAT, Message
 from roomhub.core.moderation import Moderation
-from roomhub.core.sanctions import EVERYWHERE
+from roomhub.core.sanctions import EVERYWHERE, SanctionKind, milliseconds
 from roomhub.core.session import Session, State
 from roomhub.core.speech import Speech
 from roomhub.core.state import HubState
@@ -125,17 +125,14 @@ class Orders(Generic[C]):
     def _impose(self, command: Ban | Mute, now: float) -> None:
         user, room = self._check_whom(command)
         self.check_texts(reason=command.reason)
-        for_s = command.for_s
-        if isinstance(for_s, bool) or not isinstance(for_s, int | float) or not for_s > 0:
-            raise ValueError(f"for_s must be seconds, more than 0 (inf for no end), not {for_s!r}")
-        kind: Literal["ban", "mute"] = "mute" if isinstance(command, Mute) else "ban"
-        if self._moderation.impose(kind, user, room, now, for_ms=for_s * 1000, message=command.reason) is None:
+        for_ms = milliseconds(command.for_s)
+        if self._moderation.impose(_kind(command), user, room, now, for_ms=for_ms, message=command.reason) is None:
             most = self._state.limits.sanctions
             raise RuntimeError(f"there are {most:g} bans and mutes, as many as the limit sanctions allows: end some")
 
     def _lift(self, command: Unban | Unmute, now: float) -> None:
         user, room = self._check_whom(command)
-        self._moderation.lift("mute" if isinstance(command, Unmute) else "ban", user, room, now)
+        self._moderation.lift(_kind(command), user, room, now)
 
     def _check_whom(self, command: Ban | Unban) -> tuple[str, str]:
         """The identity key and the room, ``""`` for everywhere."""
@@ -234,3 +231,7 @@ class Orders(Generic[C]):
     def _check_reason(self, reason: CloseReason, name: str = "reason") -> None:
         if not isinstance(reason, CloseReason):
             raise TypeError(f"{name} must be a CloseReason, not {reason!r}")
+
+
+def _kind(command: Ban | Unban) -> SanctionKind:
+    return "mute" if isinstance(command, Mute | Unmute) else "ban"

@@ -5,11 +5,30 @@ and the page of the protocol is made from both.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 
-__all__ = ["CLIENT_MESSAGES", "GREETING_MESSAGES", "KINDS", "SERVER_MESSAGES", "VERSION", "Field", "Kind"]
+__all__ = [
+    "BIGGEST_INTEGER",
+    "CLIENT_MESSAGES",
+    "GREETING_MESSAGES",
+    "KINDS",
+    "MOD_ACTIONS",
+    "SERVER_MESSAGES",
+    "VERSION",
+    "Field",
+    "Kind",
+    "ModAction",
+]
 
 VERSION: Final = 1
+
+BIGGEST_INTEGER: Final = 2**53 - 1
+"""Of an id, an offset and a time: beyond it a JavaScript client cannot tell one from the next (RFC 8259 section 6)."""
+
+ModAction: TypeAlias = Literal["kick", "ban", "unban", "mute", "unmute"]
+"""What a moderator can do."""
+
+MOD_ACTIONS: Final[Sequence[ModAction]] = get_args(ModAction)
 
 Kind: TypeAlias = Literal[
     "id",
@@ -44,7 +63,7 @@ KINDS: Final[Mapping[str, str]] = {
     "offset": "an integer from 0, where 0 stands for the empty log",
     "flag": "true or false",
     "state": '"start" or "stop"',
-    "action": '"kick", "ban", "unban", "mute" or "unmute"',
+    "action": ", ".join(f'"{action}"' for action in MOD_ACTIONS[:-1]) + f' or "{MOD_ACTIONS[-1]}"',
     "duration": "milliseconds, an integer from 1",
     "position": '{"epoch": a string, "offset": an offset}',
     "resume": '{"session": a string, "rooms": {a room: a position}}',

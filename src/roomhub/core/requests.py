@@ -1,9 +1,10 @@
 """What a peer wants: the values that a codec makes of its messages."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from roomhub.core.message import Position
+from roomhub.core.protocol import ModAction
 
 __all__ = [
     "Auth",
@@ -138,7 +139,7 @@ class Moderate(NamedTuple):
     """Kick, ban, unban, mute or unmute (``action``) a user in a room, or everywhere (the wire's ``mod``)."""
 
     id: Id
-    action: Literal["kick", "ban", "unban", "mute", "unmute"]
+    action: ModAction
     user: str
     room: str | None = None
     for_ms: int | None = None

@@ -1,15 +1,28 @@
 """Bans and mutes: who may not come in, or may not speak, everywhere or in one room, and until when."""
 
 from collections.abc import Sequence
-from math import inf
+from math import ceil, inf
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-__all__ = ["EVERYWHERE", "Sanction", "SanctionKind", "Sanctions"]
+__all__ = ["EVERYWHERE", "Sanction", "SanctionKind", "Sanctions", "milliseconds"]
 
 SanctionKind: TypeAlias = Literal["ban", "mute"]
 
 EVERYWHERE: Final = ""
 """The room of a sanction that holds in every room."""
+
+
+def milliseconds(for_s: float) -> int | None:
+    """So many seconds in whole milliseconds, at least one; None for ``inf``, which has no end.
+
+    Raises:
+        ValueError: no seconds, or not more than 0.
+    """
+    if isinstance(for_s, bool) or not isinstance(for_s, int | float) or not for_s > 0:
+        raise ValueError(f"for_s must be seconds, more than 0 (inf for no end), not {for_s!r}")
+    ms = for_s * 1000
+    # 2.007 s are 2007.0000000000002 ms, and meant are 2007.
+    return None if ms == inf else max(ceil(round(ms, 6)), 1)
 
 
 class Sanction(NamedTuple):

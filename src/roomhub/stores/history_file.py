@@ -75,7 +75,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             user TEXT NOT NULL,
             room TEXT NOT NULL,  -- '': everywhere
             until_ms INTEGER,  -- NULL: no end
-            message TEXT NOT NULL,
+            reason TEXT NOT NULL,
             imposed_by TEXT NOT NULL,
             ts_ms INTEGER NOT NULL,
             PRIMARY KEY (user, room, kind)) WITHOUT ROWID""",
@@ -228,7 +228,7 @@ class HistoryFile:
         keys = execute(
             "SELECT room, user, key, epoch, offset, ts_ms FROM keys WHERE ts_ms > ?", (now_ms - self._keep.key_age_ms,)
         )
-        columns = "kind, user, room, until_ms, message, imposed_by, ts_ms"
+        columns = "kind, user, room, until_ms, reason, imposed_by, ts_ms"
         in_force = "until_ms IS NULL OR until_ms > ?"
         sanctions = execute(f"SELECT {columns} FROM sanctions WHERE {in_force} ORDER BY ts_ms", (now_ms,))
         return Snapshot(

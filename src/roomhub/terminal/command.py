@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 import anyio
 
 from roomhub.core.names import room_fault
+from roomhub.core.protocol import MOD_ACTIONS
 from roomhub.terminal.durations import seconds_of
 
 if TYPE_CHECKING:
@@ -40,9 +41,9 @@ def add_mod_arguments(parser: argparse.ArgumentParser) -> None:
     add("url", metavar="URL", help="where the chat is, such as wss://chat.example/ws, or /ws/lobby for that room alone")
     add(
         "action",
-        choices=("kick", "ban", "unban", "mute", "unmute"),
+        choices=MOD_ACTIONS,
         metavar="ACTION",
-        help="kick, ban, unban, mute, unmute",
+        help=", ".join(MOD_ACTIONS),
     )
     add("user", metavar="USER", help="whom, by the identity that the server gives (a token's sub)")
     add("--room", metavar="ROOM", help="in this room alone, and not everywhere")

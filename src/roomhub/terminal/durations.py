@@ -17,7 +17,5 @@ def seconds_of(text: str) -> float | None:
 
 def spoken(seconds: float) -> str:
     """The time as a person would type it, rounded to what matters: ``90s``, ``10m``, ``2h``, ``7d``."""
-    for unit, length_s in reversed(_UNITS_S.items()):
-        if seconds > 1.9 * length_s or unit == "s":
-            return f"{max(seconds / length_s, 1):.0f}{unit}"
-    raise AssertionError("seconds are the last")
+    unit = next((unit for unit, length_s in reversed(_UNITS_S.items()) if seconds > 1.9 * length_s), "s")
+    return f"{max(seconds / _UNITS_S[unit], 1):.0f}{unit}"

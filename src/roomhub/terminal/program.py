@@ -37,6 +37,7 @@ from roomhub.client import (
     Typing,
 )
 from roomhub.core.errors import BANNED, KICKED, TOKEN_EXPIRED
+from roomhub.core.protocol import MOD_ACTIONS
 from roomhub.terminal.durations import seconds_of, spoken
 from roomhub.terminal.editor import END, INTERRUPT, Editor
 from roomhub.terminal.entrance import Entrance
@@ -65,9 +66,7 @@ HELP: Final = (
     "/quit           end; so does Ctrl-D",
     "//text          say /text",
 )
-MODERATION: Final[Mapping[str, ModAction]] = {
-    f"/{action}": action for action in ("kick", "ban", "unban", "mute", "unmute")
-}
+MODERATION: Final[Mapping[str, ModAction]] = {f"/{action}": action for action in MOD_ACTIONS}
 DIM: Final = 2
 RED: Final = 31
 BOLD: Final = 1
@@ -287,21 +286,18 @@ class Program:
     async def _moderate(self, action: ModAction, words: Sequence[str]) -> None:
         room = self._here()
         user, rest = self._whom(words)
-        seconds = seconds_of(rest[0]) if rest and action in ("ban", "mute") else None
-        if seconds is None and rest and rest[0][0].isdigit() and action in ("ban", "mute"):
-            # It would last for ever, and the time be the reason.
-            raise ChatError(f"{rest[0]} is no time: write 90s, 10m, 2h or 7d")
-        reason = " ".join(rest if seconds is None else rest[1:])
-        await self._chat.moderate(action, user, room.name, for_s=seconds or math.inf, reason=reason)
+        for_s, until = math.inf, ""
+        if action in ("ban", "mute"):
+            until = f", until /un{action}"
+            if rest and rest[0][0].isdigit():
+                seconds = seconds_of(rest[0])
+                if seconds is None:
+                    # It would last for ever, and the time be the reason.
+                    raise ChatError(f"{rest[0]} is no time: write 90s, 10m, 2h or 7d")
+                for_s, until, rest = seconds, f", for {spoken(seconds)}", rest[1:]
+        await self._chat.moderate(action, user, room.name, for_s=for_s, reason=" ".join(rest))
         known = self._names.get(user)
-        who = f"the identity {user}, which was not seen here" if known is None else _both(user, known)
-        until = (
-            ""
-            if action not in ("ban", "mute")
-            else f", until /un{action}"
-            if seconds is None
-            else f", for {spoken(seconds)}"
-        )
+        who = f"the identity {user}, which was not seen here" if known is None else known + _identity_of(user, known)
         await self._note(f"{action} of {clean(who)} in {clean(room.name)}: done{until}")
 
     def _whom(self, words: Sequence[str]) -> tuple[str, Sequence[str]]:
@@ -312,12 +308,11 @@ class Program:
         """
         if words[0].startswith("="):
             return words[0][1:], words[1:]
-        fitting: dict[str, int] = {}
-        for count in range(1, len(words) + 1):
-            name = " ".join(words[:count])
-            for user, username in self._names.items():
-                if user == name or username.casefold() == name.casefold():
-                    fitting[user] = count
+        fitting: dict[str, int] = {}  # by identity, how many words its name has
+        for user, username in self._names.items():
+            for name in (user.split(), username.split()):
+                if name and [word.casefold() for word in words[: len(name)]] == [word.casefold() for word in name]:
+                    fitting[user] = len(name)
         if len(fitting) > 1:
             which = " or ".join(f"={user} ({self._names[user]})" for user in sorted(fitting))
             raise ChatError(f"that may be {which}: say which")
@@ -351,8 +346,6 @@ class Program:
             await self._note(f"you are in {name}" + (f", with {others} more: /who" if others else ""))
 
     async def _who(self, room: Room) -> None:
-        for member in room.members.values():
-            self._saw(member.user, member.username)
         # What is shown may be anybody's choice; the identity is what others are told apart by.
         names = [
             self._name(member.user, member.username) + _identity_of(member.user, member.username)
@@ -461,10 +454,6 @@ class Program:
 
     async def _note(self, text: str, colour: int = DIM) -> None:
         await self._screen.show(self._screen.paint("*", colour) + " " + text)
-
-
-def _both(user: str, username: str) -> str:
-    return username + _identity_of(user, username)
 
 
 def _identity_of(user: str, username: str) -> str:

@@ -25,4 +25,4 @@ def test_a_module_that_decides_is_pure(name: str) -> None:
 
 
 def test_every_other_module_of_the_client_is_a_known_one() -> None:
-    assert {path.stem for path in FOLDER.glob("*.py")} == {*NAMES, "__init__", "chat", "wire"}
+    assert {path.stem for path in FOLDER.glob("*.py")} == {*NAMES, "__init__", "chat", "room", "wire"}

@@ -13,9 +13,6 @@ What it knows and decides is in ``roomhub.client.protocol``, without I/O; ``room
 
 from roomhub.client.backoff import Backoff as Backoff
 from roomhub.client.chat import Chat as Chat
-from roomhub.client.chat import DirectPage as DirectPage
-from roomhub.client.chat import Page as Page
-from roomhub.client.chat import Room as Room
 from roomhub.client.chat import Token as Token
 from roomhub.client.chat import connect as connect
 from roomhub.client.errors import ChatClosed as ChatClosed
@@ -43,4 +40,7 @@ from roomhub.client.events import Restarted as Restarted
 from roomhub.client.events import Sent as Sent
 from roomhub.client.events import Shout as Shout
 from roomhub.client.events import Typing as Typing
+from roomhub.client.room import DirectPage as DirectPage
+from roomhub.client.room import Page as Page
+from roomhub.client.room import Room as Room
 from roomhub.core.protocol import ModAction as ModAction

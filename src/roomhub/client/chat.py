@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from random import random as chance
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -19,10 +19,11 @@ from anyio.abc import ByteStream, TaskGroup
 from anyio.lowlevel import checkpoint
 
 from roomhub.client.backoff import Backoff, Ended
-from roomhub.client.errors import ChatClosed, ConnectFailed, NotConnected, RequestRefused
-from roomhub.client.events import Connected, DirectMessage, Event, Member, Message, Sent
+from roomhub.client.errors import ChatClosed, ConnectFailed, RequestRefused
+from roomhub.client.events import Connected, Event, Sent
 from roomhub.client.outbox import Request
 from roomhub.client.protocol import ClientProtocol, HangUp, Phase, Probe, direct_message, message
+from roomhub.client.room import DirectPage, Room, check_text, oldest_first, sent
 from roomhub.client.wire import Item, Wire
 from roomhub.core.message import Position
 from roomhub.core.protocol import ModAction
@@ -30,7 +31,7 @@ from roomhub.core.sanctions import milliseconds
 from roomhub.ports import Clock, SystemClock
 from roomhub.transports.websocket.opening import Address, Opened, parse_url
 
-__all__ = ["Chat", "DirectPage", "Page", "Room", "Token", "connect"]
+__all__ = ["Chat", "Token", "connect"]
 
 SUBPROTOCOL: Final = "roomhub.v1.json"
 READ_BYTES: Final = 65_536
@@ -43,25 +44,6 @@ AWAITED_FACTOR: Final = 4
 
 Token: TypeAlias = str | Callable[[], Awaitable[str]]
 """A token, or what gives one: it is awaited for each connection, and again before a token ends."""
-
-
-class Page(NamedTuple):
-    """A page of a room's history.
-
-    Attributes:
-        messages: oldest first.
-        more: whether the history goes on, on the side that was asked for.
-    """
-
-    messages: Sequence[Message]
-    more: bool
-
-
-class DirectPage(NamedTuple):
-    """A page of this user's mailbox: ``messages``, oldest first, and whether there are ``more``."""
-
-    messages: Sequence[DirectMessage]
-    more: bool
 
 
 def connect(
@@ -321,7 +303,7 @@ class Chat:
             OutboxFull, ChatClosed, StayAway: it was not asked at all.
             ValueError: a lone surrogate, which has no UTF-8.
         """
-        _check_text(room)
+        check_text(room)
         due = self._due(timeout_s)
         if room not in self._protocol.rooms:
             reply = await self._answer(
@@ -332,8 +314,8 @@ class Chat:
 
     async def dm(self, user: str, content: str, *, key: str | None = None, timeout_s: float | None = None) -> Sent:
         """Say something to one user, connected or not. As ``Room.send`` for the rest."""
-        _check_text(user + content)
-        return _sent(await self._answer(self._protocol.write_to(user, content, self._due(timeout_s), key)))
+        check_text(user + content)
+        return sent(await self._answer(self._protocol.write_to(user, content, self._due(timeout_s), key)))
 
     async def mailbox(
         self, *, before: int | None = None, limit: int = 50, timeout_s: float | None = None
@@ -350,7 +332,7 @@ class Chat:
             if error.name == "unknown_room":  # nobody has written yet
                 return DirectPage((), False)
             raise
-        return DirectPage([direct_message(item) for item in _oldest_first(reply)], bool(reply.get("more")))
+        return DirectPage([direct_message(item) for item in oldest_first(reply)], bool(reply.get("more")))
 
     async def moderate(
         self,
@@ -380,7 +362,7 @@ class Chat:
             NotAnswered, OutboxFull, ChatClosed, StayAway: as for ``join``.
             ValueError: ``for_s`` is not more than 0, or there is a lone surrogate.
         """
-        _check_text(user + reason + (room or ""))
+        check_text(user + reason + (room or ""))
         for_ms = milliseconds(for_s)
         due = self._due(timeout_s)
         await self._answer(self._protocol.moderate(action, user, room, due, for_ms=for_ms, reason=reason))
@@ -619,139 +601,6 @@ class Chat:
             await self._work.wait()
 
 
-class Room:
-    """A room that the client is in; made by ``Chat.join``. It stays the same over reconnects.
-
-    Attributes:
-        name: its name.
-        backlog: the newest messages when it was joined, oldest first, as many as ``join`` was asked for.
-    """
-
-    def __init__(self, chat: Chat, name: str, backlog: Sequence[Message]) -> None:
-        self.name: str = name
-        self.backlog: Sequence[Message] = backlog
-        self._chat = chat
-
-    def __repr__(self) -> str:
-        return f"<Room {self.name!r} at {self.position}>"
-
-    @property
-    def is_joined(self) -> bool:
-        """Whether the server has this client in the room now."""
-        state = self._chat._protocol.rooms.get(self.name)
-        return state is not None and state.is_joined
-
-    @property
-    def members(self) -> Mapping[str, Member]:
-        """Who is in the room, by identity, as of the newest event; empty where ``join`` was told not to keep it."""
-        state = self._chat._protocol.rooms.get(self.name)
-        return {} if state is None else dict(state.members)
-
-    @property
-    def position(self) -> Position:
-        """The place up to which the client has heard the room, events that wait for the program included."""
-        state = self._chat._protocol.rooms.get(self.name)
-        return Position("", 0) if state is None else state.position
-
-    async def send(self, content: str, *, key: str | None = None, timeout_s: float | None = None) -> Sent:
-        """Say something in the room; returns once the server has it, and with a store once it is stored.
-
-        Without a connection it waits for one, in order with all that was said before. It is said once, however often
-        the connection breaks. Whoever is cancelled here does not know whether it was.
-
-        Args:
-            content: the text.
-            key: an idempotency key of one's own, at most 128 bytes, for a message that may have been sent before.
-            timeout_s: how long that may take; by default as long as ``connect`` was told.
-
-        Raises:
-            RequestRefused: ``forbidden``, ``too_large``, ``muted`` and so on: it was not said.
-            NotAnswered: there was no answer in time; it tells whether it may have been said, and has the key.
-            OutboxFull: too much waits already; it was not said.
-            ChatClosed: the room or the chat was left before it could be said.
-            StayAway: the server wants this client no more.
-            ValueError: a lone surrogate, which has no UTF-8.
-        """
-        _check_text(content)
-        chat = self._chat
-        return _sent(await chat._answer(chat._protocol.say(self.name, content, chat._due(timeout_s), key)))
-
-    async def typing(self, is_typing: bool = True) -> None:
-        """Show that the user types, or no longer does; as often as one likes, it is sent as often as it is of use.
-
-        It ends by itself after 6 s. Without a connection nothing happens: it would be late.
-        """
-        self._chat._due(0)
-        self._chat._protocol.typing(self.name, is_typing, self._chat._clock.now())
-        self._chat._changed()
-        await checkpoint()
-
-    async def shout(self, name: str, content: str = "", *, timeout_s: float | None = None) -> None:
-        """Tell something to whoever is there now; it is in no history, and only the newest of a name counts.
-
-        Raises:
-            NotConnected: there is no connection, or it ended before the answer came.
-            RequestRefused, NotAnswered, OutboxFull, ChatClosed, StayAway: as for ``send``.
-        """
-        _check_text(content)
-        chat = self._chat
-        request = chat._protocol.shout(self.name, name, content, chat._due(timeout_s))
-        if request is None:
-            raise NotConnected("shout: there is no connection, and who is there now cannot be told")
-        await chat._answer(request)
-
-    async def set_meta(self, meta: Mapping[str, Any], *, timeout_s: float | None = None) -> None:
-        """Replace what this user tells of itself in the room: an object for JSON, the same for all devices.
-
-        Raises:
-            RequestRefused, NotAnswered, OutboxFull, ChatClosed, StayAway: as for ``send``.
-        """
-        chat = self._chat
-        await chat._answer(chat._protocol.set_meta(self.name, meta, chat._due(timeout_s)))
-
-    async def history(
-        self,
-        *,
-        before: int | None = None,
-        since: Position | None = None,
-        limit: int = 50,
-        timeout_s: float | None = None,
-    ) -> Page:
-        """A page of the room's history; it changes nothing of what comes as events.
-
-        Args:
-            before: the newest messages before this offset; without it the newest of all.
-            since: instead, the oldest messages after this place.
-            limit: how many at most; the server gives no more than ``history_page`` of its limits.
-            timeout_s: how long it may take.
-
-        Raises:
-            RequestRefused: ``unrecoverable`` where ``since`` is of another epoch, or any other.
-            NotAnswered, OutboxFull, ChatClosed, StayAway: as for ``send``.
-            ValueError: both ``before`` and ``since``.
-        """
-        if before is not None and since is not None:
-            raise ValueError("before and since exclude each other: a page goes one way")
-        chat = self._chat
-        due = chat._due(timeout_s)
-        request = chat._protocol.history(self.name, due, before=before, since=since, limit=limit)
-        reply = await chat._answer(request)
-        messages = reply.get("messages", ()) if since is not None else _oldest_first(reply)
-        return Page([message(item) for item in messages], bool(reply.get("more")))
-
-    async def leave(self, *, timeout_s: float | None = None) -> None:
-        """Leave the room; from the call on nothing of it comes any more. Left already is as good.
-
-        Raises:
-            NotAnswered, StayAway: the server does not answer; it will not have us back in the room all the same.
-        """
-        chat = self._chat
-        if self.name in chat._protocol.rooms:
-            request = chat._protocol.leave(self.name, chat._due(timeout_s))
-            chat._rooms.pop(self.name, None)
-            await chat._answer(request)
-
-
 async def _receive(stream: ByteStream) -> bytes:
     """What came; b"" once nothing more will."""
     try:
@@ -783,18 +632,3 @@ def _fault(error: BaseException) -> str:
     if number is not None and number > 0:
         return os.strerror(number)
     return str(error) or type(error).__name__
-
-
-def _check_text(content: str) -> None:
-    try:
-        content.encode()
-    except UnicodeEncodeError:
-        raise ValueError("the text holds a lone surrogate, which has no UTF-8") from None
-
-
-def _sent(reply: Mapping[str, Any]) -> Sent:
-    return Sent(reply["room"], reply["epoch"], reply["offset"], reply["ts"], bool(reply.get("dup")))
-
-
-def _oldest_first(reply: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    return tuple(reversed(reply.get("messages", ())))

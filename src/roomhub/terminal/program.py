@@ -3,10 +3,9 @@
 import math
 import os
 import signal
-import termios
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 import anyio
@@ -41,10 +40,11 @@ from roomhub.core.protocol import MOD_ACTIONS
 from roomhub.terminal.durations import seconds_of, spoken
 from roomhub.terminal.editor import END, INTERRUPT, Editor
 from roomhub.terminal.entrance import Entrance
-from roomhub.terminal.files import read, write
+from roomhub.terminal.files import read
+from roomhub.terminal.screen import Screen, as_it_is, keys_at_once
 from roomhub.terminal.text import clean, clock_of, colour_of, date_of
 
-__all__ = ["Screen", "run"]
+__all__ = ["Start", "run"]
 
 SEND_TIMEOUT_S: Final = 300.0
 QUIT_TIMEOUT_S: Final = 2.0
@@ -72,58 +72,6 @@ RED: Final = 31
 BOLD: Final = 1
 
 
-class Screen:
-    """What is shown: lines that scroll up, and the one that is being typed below them.
-
-    Args:
-        output: a descriptor.
-        editor: of the line; None where nothing is typed, as with a pipe.
-        has_colours: whether escape sequences for colours are understood, and wanted.
-    """
-
-    def __init__(self, output: int, editor: Editor | None, *, has_colours: bool) -> None:
-        self.prompt: str = ""
-        self._output = output
-        self._editor = editor
-        self._has_colours = has_colours
-        self._lock = anyio.Lock()
-
-    def paint(self, text: str, *codes: int) -> str:
-        """The text in a colour, where there are any; ``codes`` are those of ECMA-48 section 8.3.117."""
-        if not self._has_colours:
-            return text
-        return f"\x1b[{';'.join(map(str, codes))}m{text}\x1b[0m"
-
-    async def show(self, *lines: str) -> None:
-        """Put lines above the one that is being typed, which stays as it is."""
-        async with self._lock:
-            text = "".join(f"{line}\n" for line in lines)
-            if self._editor is not None:
-                text = f"\r\x1b[K{text}{self._typed()}"
-            await write(self._output, text.encode(errors="replace"))
-
-    async def redraw(self) -> None:
-        """Show the line that is being typed as it is now."""
-        if self._editor is not None:
-            async with self._lock:
-                await write(self._output, f"\r\x1b[K{self._typed()}".encode(errors="replace"))
-
-    async def wipe(self) -> None:
-        """Take that line away."""
-        if self._editor is not None:
-            async with self._lock:
-                await write(self._output, b"\r\x1b[K")
-
-    def _typed(self) -> str:
-        assert self._editor is not None
-        try:
-            columns = os.get_terminal_size(self._output).columns or 80
-        except OSError:
-            columns = 80
-        row, column = self._editor.picture(self.prompt, max(columns, 20))
-        return f"{row}\r" + (f"\x1b[{column}C" if column else "")
-
-
 class Start(NamedTuple):
     """What the program begins with: rooms to join, the first to speak in, and how much history each shows."""
 
@@ -141,7 +89,7 @@ async def run(chat: Chat, start: Start, stdin: int, stdout: int) -> None:
     has_colours = os.isatty(stdout) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     editor = Editor() if is_terminal else None
     screen = Screen(stdout, editor, has_colours=has_colours)
-    with _keys_at_once(stdin) if is_terminal else _as_it_is():
+    with keys_at_once(stdin) if is_terminal else as_it_is():
         try:
             await Program(chat, screen, editor).run(start, stdin)
         finally:
@@ -478,24 +426,3 @@ def _missed(event: Missed) -> str:
 
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGWINCH)
-
-
-@contextmanager
-def _keys_at_once(descriptor: int) -> Iterator[None]:
-    """Each key comes as it is pressed, Ctrl-C too, and is not shown by the terminal."""
-    before = termios.tcgetattr(descriptor)
-    mode = termios.tcgetattr(descriptor)
-    mode[3] &= ~(termios.ECHO | termios.ICANON | termios.ISIG | termios.IEXTEN)
-    mode[6][termios.VMIN] = 1
-    mode[6][termios.VTIME] = 0
-    termios.tcsetattr(descriptor, termios.TCSADRAIN, mode)
-    try:
-        yield
-    finally:
-        with suppress(termios.error):  # the terminal is gone
-            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-
-
-@contextmanager
-def _as_it_is() -> Iterator[None]:
-    yield

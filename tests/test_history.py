@@ -386,9 +386,9 @@ def test_a_start_that_is_cancelled_leaves_the_file_free(tmp_path: Path, monkeypa
     async def main() -> None:
         task = asyncio.create_task(start())
         while not began.is_set():  # noqa: ASYNC110  # set by a thread
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.001)
         task.cancel()
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)  # so that the cancellation arrives
         may_go_on.set()
         with pytest.raises(asyncio.CancelledError):
             await task
